@@ -1,0 +1,1 @@
+//! An NBD server for any [`BlockDevice`](gabion_store_core::BlockDevice).

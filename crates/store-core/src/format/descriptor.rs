@@ -1,0 +1,112 @@
+//! `gabion.json`, the store's descriptor: the one object in JSON, for people who look into a bucket.
+
+use serde::{Deserialize, Serialize};
+
+use super::features::Features;
+use crate::{
+    Error, Result,
+    clock::Timestamp,
+    types::{IdDomain, StoreId},
+};
+
+/// Key of the descriptor in a store.
+pub const DESCRIPTOR_KEY: &str = "gabion.json";
+/// Newest layout version this library knows.
+pub const STORE_VERSION: u16 = 1;
+
+/// What a store is: read first, written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// Version and features of the store's layout.
+    pub features: Features,
+    /// Random identity, for people and messages; caches go by URL.
+    pub store: StoreId,
+    /// How its ids are made.
+    pub domain: IdDomain,
+    /// When it was made.
+    pub created: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Json {
+    gabion: String,
+    version: u16,
+    features_open: u64,
+    features_write: u64,
+    features_ignore: u64,
+    store_id: String,
+    hash: String,
+    key_id: u64,
+    created_ms: u64,
+}
+
+impl Descriptor {
+    /// A new store's descriptor.
+    pub fn new(created: Timestamp) -> Result<Self> {
+        Ok(Self {
+            features: Features::version(STORE_VERSION),
+            store: StoreId::random()?,
+            domain: IdDomain::BLAKE3,
+            created,
+        })
+    }
+
+    /// The file's text.
+    pub fn encode(&self) -> String {
+        let json = Json {
+            gabion: "store".into(),
+            version: self.features.version,
+            features_open: self.features.open,
+            features_write: self.features.write,
+            features_ignore: self.features.ignore,
+            store_id: self.store.to_string(),
+            hash: "blake3-256".into(),
+            key_id: self.domain.key_id,
+            created_ms: self.created.0,
+        };
+        let mut text = serde_json::to_string_pretty(&json).expect("plain fields always serialise");
+        text.push('\n');
+        text
+    }
+
+    /// Reads the file's text. What is no descriptor is `Invalid`, a newer version `Unsupported`.
+    pub fn decode(text: &[u8]) -> Result<Self> {
+        /// Read before anything else, so that a newer version is named even if its fields are new.
+        #[derive(Deserialize)]
+        struct Head {
+            gabion: String,
+            version: u16,
+        }
+        let not_a_store =
+            |e| Error::with_source(crate::ErrorKind::Invalid, "gabion.json is no store descriptor", e);
+        let head: Head = serde_json::from_slice(text).map_err(not_a_store)?;
+        if head.gabion != "store" {
+            return Err(Error::invalid("gabion.json does not describe a store"));
+        }
+        Features::version(head.version).check_open("the store", STORE_VERSION)?;
+        let json: Json = serde_json::from_slice(text).map_err(not_a_store)?;
+        let features = Features {
+            version: json.version,
+            open: json.features_open,
+            write: json.features_write,
+            ignore: json.features_ignore,
+        };
+        features.check_open("the store", STORE_VERSION)?;
+        if json.hash != "blake3-256" || json.key_id != 0 {
+            return Err(Error::new(
+                crate::ErrorKind::Unsupported,
+                format!(
+                    "the store names its chunks by {} with key {}: use a newer gabion",
+                    json.hash, json.key_id
+                ),
+            ));
+        }
+        Ok(Self {
+            features,
+            store: json.store_id.parse()?,
+            domain: IdDomain::BLAKE3,
+            created: Timestamp(json.created_ms),
+        })
+    }
+}
