@@ -1,1 +1,9 @@
-//! See below.
+//! Tools for tests of this and other crates: conformance suites, a store that fails on demand, a clock
+//! that stands still. Behind the feature `testing`; panics are how they report.
+
+mod clock;
+pub mod conformance;
+mod rng;
+
+pub use clock::FixedClock;
+pub use rng::Rng;
