@@ -15,7 +15,7 @@ pub enum Next {
     Data(usize),
     /// This many bytes are zero, at least 1.
     Zero(u64),
-    /// This many bytes, whole blocks and at least one, are not to be touched.
+    /// This many bytes, at least 1, are not to be touched. Whole blocks, unless the disk ends with it.
     Skip(u64),
     /// The disk has ended.
     End,
@@ -193,7 +193,6 @@ impl<S: DiskSource> Segments<S> {
                 None
             }
             Next::Skip(bytes) => {
-                debug_assert!(bytes.is_multiple_of(BLOCK_SIZE as u64));
                 self.size += bytes;
                 self.first = self.size / BLOCK_SIZE as u64;
                 None

@@ -80,11 +80,13 @@ pub async fn resolve(store: &Store, image: &ImageRef) -> Result<HistoryEntry> {
     let history = found.value.history;
     let missing = |why: String| Error::not_found(format!("image '{}' has no checkpoint {why}", image.name));
     match &image.revision {
-        Revision::Back(count) => {
-            history.get(*count).copied().ok_or_else(|| missing(format!("~{count}: its history has {}", history.len())))
-        }
+        Revision::Back(count) => history
+            .get(*count)
+            .copied()
+            .ok_or_else(|| missing(format!("~{count}: its history has {}", history.len()))),
         Revision::Id(prefix) => {
-            let mut matching = history.iter().filter(|entry| entry.checkpoint.to_string().starts_with(prefix));
+            let mut matching =
+                history.iter().filter(|entry| entry.checkpoint.to_string().starts_with(prefix));
             match (matching.next(), matching.any(|entry| !entry.checkpoint.to_string().is_empty())) {
                 (Some(entry), false) => Ok(*entry),
                 (Some(_), true) => Err(Error::invalid(format!(

@@ -1,12 +1,7 @@
 //! The pipeline from disk content to chunks and index: read and cut in one thread, hash, look up and
 //! encode in several, store and index in disk order.
 
-use std::{
-    collections::HashSet,
-    num::NonZero,
-    sync::Arc,
-    thread::available_parallelism,
-};
+use std::{collections::HashSet, num::NonZero, pin::pin, sync::Arc, thread::available_parallelism};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -84,13 +79,18 @@ pub async fn ingest<S: DiskSource + 'static>(
     let reading = read_ahead(Segments::new(source, Cutter::new(options.chunking)));
     let encoders = Arc::new(Encoders { compression: options.compression, idle: Mutex::default() });
     let width = available_parallelism().map_or(2, NonZero::get) + 1;
-    let batches = stream::unfold(reading.batches, |mut batches| async { batches.recv().await.map(|b| (b, batches)) });
-    let mut prepared = batches
-        .map(|batch| {
-            let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
-            async move { tokio::spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e))) }
-        })
-        .buffered(width);
+    let batches =
+        stream::unfold(reading.batches, |mut batches| async { batches.recv().await.map(|b| (b, batches)) });
+    let mut prepared =
+        batches
+            .map(|batch| {
+                let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
+                async move {
+                    tokio::spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e)))
+                }
+            })
+            .buffered(width);
+    let mut prepared = pin!(prepared);
 
     let mut writer = Writer::new(base, total.unwrap_or(0)).await?;
     let (mut chunks, mut stats) = (Vec::new(), IngestStats::default());
@@ -109,7 +109,6 @@ pub async fn ingest<S: DiskSource + 'static>(
         }
         job.report(Progress { done: prepared.end * BLOCK_SIZE as u64, total, stored: stats.stored });
     }
-    drop(prepared);
     let size = reading.size.await.unwrap_or_else(|e| Err(died(&e)))?;
     let (index, written) = writer.finish(size).await?;
     stats.stored += written.node_bytes;
@@ -163,7 +162,11 @@ struct Prepared {
 }
 
 /// Hashes a batch, asks which chunks are missing, and encodes those.
-async fn prepare(store: Arc<dyn ChunkStore>, encoders: Arc<Encoders>, batch: Vec<Segment>) -> Result<Prepared> {
+async fn prepare(
+    store: Arc<dyn ChunkStore>,
+    encoders: Arc<Encoders>,
+    batch: Vec<Segment>,
+) -> Result<Prepared> {
     let (changes, chunks, end) = blocking(move || changes_of(&batch)).await?;
     let ids: Vec<_> = chunks.iter().map(|(id, _)| *id).collect();
     let present = if ids.is_empty() { Vec::new() } else { store.contains(ChunkKind::Data, &ids).await? };
@@ -205,7 +208,10 @@ fn changes_of(batch: &[Segment]) -> Hashed {
             Segment::Data { first, bytes, pieces } => {
                 let mut at = *first;
                 for piece in pieces {
-                    let range = BlockRange::new(first + piece.first as u64, first + (piece.first + piece.blocks) as u64);
+                    let range = BlockRange::new(
+                        first + piece.first as u64,
+                        first + (piece.first + piece.blocks) as u64,
+                    );
                     if at < range.start {
                         changes.push(Change { range: BlockRange::new(at, range.start), target: None });
                     }

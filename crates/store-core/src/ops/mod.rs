@@ -8,15 +8,16 @@ mod images;
 mod import;
 mod ingest;
 mod job;
+mod maps;
 mod publish;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use check::{CheckReport, Damage, Depth, check};
 pub use diff::{DiskDiff, diff};
 pub use export::{DiskSink, Exported, export};
 pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
 pub use import::{ImportOptions, Imported, import};
-pub use ingest::{Ingested, IngestOptions, IngestStats, ingest};
+pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
 pub use publish::{Publish, Published, pin, publish, store_checkpoint, unpin};

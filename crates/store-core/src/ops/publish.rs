@@ -7,7 +7,7 @@
 //! 4. The pending root goes, now that the record holds the checkpoint.
 
 use crate::{
-    CheckpointId, ChunkKind, ErrorKind, Error, ImageName, NodeId, ChunkId, Result, Store,
+    CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
     clock::{Clock, Timestamp},
     format::{
         catalog::{Catalog, PendingRoot, Pin},
@@ -144,11 +144,16 @@ async fn change_image(
     Err(busy(&format!("image '{}'", what.image)))
 }
 
-/// Makes a checkpoint a root of its store for as long as a volume stands on it.
+/// Makes a checkpoint a root of its store for as long as a volume stands on it. What was put or found
+/// present before is durable and named with it, as by [`publish`].
 pub async fn pin(store: &Store, clock: &dyn Clock, owner: VolumeId, checkpoint: CheckpointId) -> Result<()> {
+    let synced = store.chunks.sync().await?;
     let pin = Pin { owner, checkpoint, since: clock.now() };
     change_catalog(store, |catalog| {
-        if let Err(at) = catalog.pins.binary_search_by_key(&(owner, checkpoint), |pin| (pin.owner, pin.checkpoint)) {
+        add_locators(catalog, &synced)?;
+        if let Err(at) =
+            catalog.pins.binary_search_by_key(&(owner, checkpoint), |pin| (pin.owner, pin.checkpoint))
+        {
             catalog.pins.insert(at, pin.clone());
         }
         Ok(())
@@ -185,5 +190,8 @@ async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> R
 }
 
 fn busy(what: &str) -> Error {
-    Error::new(ErrorKind::Conflict, format!("{what} was changed by others {ATTEMPTS} times in a row: try again"))
+    Error::new(
+        ErrorKind::Conflict,
+        format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),
+    )
 }

@@ -87,13 +87,18 @@ impl Base {
             Self::Source(source) => {
                 let (source, block) = (Arc::clone(source), BLOCK_SIZE as u64);
                 let size = source.size();
-                let (hole, end) =
-                    spawn_blocking(move || source.first_run(inside.start * block, (inside.end * block).min(size)))
-                        .await
-                        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a look-up died", e))??;
+                let (hole, end) = spawn_blocking(move || {
+                    source.first_run(inside.start * block, (inside.end * block).min(size))
+                })
+                .await
+                .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a look-up died", e))??;
                 // A hole that ends inside a block leaves that block data; data that does, too.
                 let end = if hole && end < size { end / block } else { end.div_ceil(block) };
-                if hole && end > inside.start { Ok((true, end)) } else { Ok((false, end.max(inside.start + 1))) }
+                if hole && end > inside.start {
+                    Ok((true, end))
+                } else {
+                    Ok((false, end.max(inside.start + 1)))
+                }
             }
         }
     }
@@ -200,9 +205,13 @@ impl IndexBase {
         for part in parts {
             let position = missing.iter().position(|id| *id == part.chunk).and_then(|at| found.get(at));
             match position {
-                Some(Ok(chunk)) => copy(chunk, part.skip, &mut buf[part.at..part.at + part.len], &part.chunk)?,
+                Some(Ok(chunk)) => {
+                    copy(chunk, part.skip, &mut buf[part.at..part.at + part.len], &part.chunk)?
+                }
                 Some(Err(error)) => {
-                    return Err(missing_is_corrupt(error).context(format!("chunk {} can't be read", part.chunk)));
+                    return Err(
+                        missing_is_corrupt(error).context(format!("chunk {} can't be read", part.chunk))
+                    );
                 }
                 None => return Err(Error::corrupt(format!("the store left out chunk {}", part.chunk))),
             }

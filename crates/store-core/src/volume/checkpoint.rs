@@ -136,8 +136,13 @@ impl Shared {
             create: false,
         };
         publish(home, clock, what).await?;
-        self.stand_on(home, clock, options.owner, id, ingested.index.with_size(checkpoint.size), count).await?;
-        Ok(Checkpointed { checkpoint: id, size: checkpoint.size, held: Duration::ZERO, stats: ingested.stats })
+        self.stand_on(home, clock, options.owner, id, ingested.index, count).await?;
+        Ok(Checkpointed {
+            checkpoint: id,
+            size: checkpoint.size,
+            held: Duration::ZERO,
+            stats: ingested.stats,
+        })
     }
 
     /// Makes a stored checkpoint the volume's base in place of the `count` oldest layers.

@@ -118,7 +118,10 @@ impl BlockDevice for Volume {
         let size = self.size();
         check_range(offset, length, size)?;
         if mode.no_hole && mode.fast {
-            return Err(Error::new(ErrorKind::Unsupported, "zeros that stay allocated are never written fast"));
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "zeros that stay allocated are never written fast",
+            ));
         }
         let zeroed = async {
             if mode.no_hole {
@@ -133,7 +136,9 @@ impl BlockDevice for Volume {
             self.shared.zero(whole).await?;
             self.shared.write_zeros(end, offset + length - end).await
         };
-        zeroed.await.map_err(|error| self.shared.failed(format_args!("zeroing {length} bytes at {offset}"), error))
+        zeroed
+            .await
+            .map_err(|error| self.shared.failed(format_args!("zeroing {length} bytes at {offset}"), error))
     }
 
     async fn flush(&self) -> Result<()> {
@@ -164,9 +169,10 @@ impl BlockDevice for Volume {
                 }
             };
             let run = (run * BLOCK_SIZE as u64).min(end) - at;
+            let full = extents.len() == max;
             match extents.last_mut() {
                 Some(last) if last.allocation == allocation => last.length += run,
-                _ if extents.len() == max => break,
+                _ if full => break,
                 _ => extents.push(StatusExtent { length: run, allocation }),
             }
             at += run;
@@ -249,9 +255,7 @@ impl Shared {
 
 /// Runs what may wait for the disk where that holds up no connection.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work)
-        .await
-        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a request died", e))?
+    spawn_blocking(work).await.map_err(|e| Error::with_source(ErrorKind::Unavailable, "a request died", e))?
 }
 
 fn run_len(at: u64, end: u64, left: usize) -> usize {

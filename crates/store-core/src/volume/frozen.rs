@@ -65,11 +65,11 @@ impl DiskSource for FrozenSource {
             self.at += len as u64;
             return Ok(Next::Data(len));
         }
-        let until = self.rewrite.range(block / WINDOW..).next().map_or(blocks_for(size), |window| window * WINDOW);
+        let until =
+            self.rewrite.range(block / WINDOW..).next().map_or(blocks_for(size), |window| window * WINDOW);
         let (place, end) = self.view.place(BlockRange::new(block, until.min(blocks_for(size))));
         let end = (end * BLOCK_SIZE as u64).min(size);
         let next = match place {
-            Place::Base if end == size => Next::End,
             Place::Base => Next::Skip(end - self.at),
             Place::Zero => Next::Zero(end - self.at),
             Place::Layer(layer) => {
@@ -98,7 +98,8 @@ pub(super) async fn fragmented(view: &View) -> Result<BTreeSet<u64>> {
             continue;
         }
         // Pieces of the window the run begins in; a run that fills its windows leaves them whole.
-        let window = BlockRange::new(at / WINDOW * WINDOW, (at / WINDOW + 1) * WINDOW).intersect(&BlockRange::new(0, blocks));
+        let window = BlockRange::new(at / WINDOW * WINDOW, (at / WINDOW + 1) * WINDOW)
+            .intersect(&BlockRange::new(0, blocks));
         let (mut pieces, mut block) = (0, window.start);
         while block < window.end {
             let (place, run) = view.place(BlockRange::new(block, window.end));

@@ -49,7 +49,8 @@ impl BlockLocks {
     /// The locks of a range, each once and always in one order, so that two holders can't wait in a ring.
     fn of(range: BlockRange) -> impl Iterator<Item = usize> {
         let (first, last) = (range.start / REGION, (range.end - 1) / REGION);
-        let (first, count) = if last - first >= LOCKS as u64 { (0, LOCKS) } else { (first, (last - first) as usize + 1) };
+        let (first, count) =
+            if last - first >= LOCKS as u64 { (0, LOCKS) } else { (first, (last - first) as usize + 1) };
         let start = (first % LOCKS as u64) as usize;
         let wrapped = (start + count).saturating_sub(LOCKS);
         (0..wrapped).chain(start..(start + count).min(LOCKS))

@@ -75,7 +75,8 @@ impl Shared {
         let blocks = BlockRange::covering(offset, content.len());
         let _barrier = self.barrier.read();
         let view = self.view();
-        let whole = offset.is_multiple_of(BLOCK_SIZE as u64) && content.len().is_multiple_of(BLOCK_SIZE as u64);
+        let whole =
+            offset.is_multiple_of(BLOCK_SIZE as u64) && content.len().is_multiple_of(BLOCK_SIZE as u64);
         if let (true, Content::Data(data)) = (whole, content) {
             let _held = self.locks.share(blocks);
             view.top()?.write(blocks.start, data)?;
