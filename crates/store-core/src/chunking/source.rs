@@ -102,7 +102,7 @@ impl<S: DiskSource> Segments<S> {
     }
 
     /// The next segment; `None` at the end of the disk.
-    pub fn next(&mut self) -> Result<Option<Segment>> {
+    pub fn next_segment(&mut self) -> Result<Option<Segment>> {
         loop {
             if let Some(next) = self.pending.take() {
                 if let Some(segment) = self.pass_over(next) {

@@ -45,7 +45,7 @@ fn segments(disk: &[u8], runs: Vec<(bool, usize)>, step: usize, chunking: Chunki
     let source = Scripted { disk: disk.to_vec(), runs, at: 0, step };
     let mut reader = Segments::new(source, Cutter::new(chunking));
     let mut all = Vec::new();
-    while let Some(segment) = reader.next().unwrap() {
+    while let Some(segment) = reader.next_segment().unwrap() {
         all.push(segment);
     }
     (all, reader.size())

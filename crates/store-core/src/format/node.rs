@@ -248,7 +248,7 @@ mod tests {
     }
 
     const GOLDEN_LEAF: &str = "de1ebeb1f0a90016a167f639626980631834b3cff39d7119ac9337d446570d0f";
-    const GOLDEN_INNER: &str = "";
+    const GOLDEN_INNER: &str = "03f7264764d727042e4861befe47b31aa92a2f45c63c588ca8e193a2db182f32";
 
     #[test]
     fn levels_cover_sizes() {

@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    BlockRange, ChunkId, ChunkStore, clock::Timestamp,
+    BlockRange, ChunkId, ChunkStore,
+    clock::Timestamp,
     format::node::{LEAF_BLOCKS, span},
     stores::MemoryStore,
     testing::FixedClock,
@@ -34,7 +35,8 @@ async fn mapped(index: &Index) -> Vec<Option<Target>> {
     while (all.len() as u64) < index.blocks() {
         let found = index.find(BlockRange::new(all.len() as u64, index.blocks())).await.unwrap();
         assert_eq!(found.range.start, all.len() as u64);
-        let each = |offset| found.target.map(|target| Target { first: target.first + offset as u8, ..target });
+        let each =
+            |offset| found.target.map(|target| Target { first: target.first + offset as u8, ..target });
         all.extend((0..found.range.count()).map(each));
     }
     all
@@ -136,7 +138,10 @@ async fn growing_keeps_content_and_reads_zeros() {
     let nodes = cache(1 << 20);
     let small = 300 * 4096;
     let mut writer = IndexWriter::new(Index::new(Arc::clone(&nodes), None, small), small).await.unwrap();
-    writer.push(Change { range: BlockRange::new(290, 300), target: Some(Target { chunk: chunk(1), first: 0 }) }).await.unwrap();
+    writer
+        .push(Change { range: BlockRange::new(290, 300), target: Some(Target { chunk: chunk(1), first: 0 }) })
+        .await
+        .unwrap();
     let root = writer.finish().await.unwrap().root;
     for size in [small + 4096, 512 * 4096, span(1) * 4096, span(1) * 4096 + 1, span(2) * 4096 + 5] {
         let old = Index::new(Arc::clone(&nodes), root, small);
@@ -180,8 +185,24 @@ async fn a_walk_sees_each_node_once() {
     let index = Index::new(Arc::clone(&nodes), written.root, size);
     let mut seen = HashSet::new();
     let mut reached = Vec::new();
-    walk_nodes(&nodes, written.root.unwrap(), index.level(), &mut seen, |r| reached.push(r), |_, e| panic!("{e:?}")).await;
+    walk_nodes(
+        &nodes,
+        written.root.unwrap(),
+        index.level(),
+        &mut seen,
+        |r| reached.push(r),
+        |_, e| panic!("{e:?}"),
+    )
+    .await;
     assert_eq!(reached.len(), 3);
     assert_eq!(reached[2], Reached::Chunk(chunk(9), 6));
-    walk_nodes(&nodes, written.root.unwrap(), index.level(), &mut seen, |r| panic!("{r:?}"), |_, e| panic!("{e:?}")).await;
+    walk_nodes(
+        &nodes,
+        written.root.unwrap(),
+        index.level(),
+        &mut seen,
+        |r| panic!("{r:?}"),
+        |_, e| panic!("{e:?}"),
+    )
+    .await;
 }

@@ -154,7 +154,7 @@ impl Check<'_> {
             match self.seen_chunks.get(&chunk) {
                 Some(true) => {}
                 Some(false) => {
-                    self.damaged(image, Error::corrupt(format!("chunk {chunk} is damaged, too")))?
+                    self.damaged(image, Error::corrupt(format!("chunk {chunk} is damaged, too")))?;
                 }
                 None => {
                     let most = needed.entry(chunk).or_default();

@@ -81,7 +81,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     let width = available_parallelism().map_or(2, NonZero::get) + 1;
     let batches =
         stream::unfold(reading.batches, |mut batches| async { batches.recv().await.map(|b| (b, batches)) });
-    let mut prepared =
+    let prepared =
         batches
             .map(|batch| {
                 let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
@@ -131,7 +131,7 @@ fn read_ahead<S: DiskSource + 'static>(mut segments: Segments<S>) -> Reading {
     let (sender, batches) = mpsc::channel(2);
     let size = spawn_blocking(move || {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while let Some(segment) = segments.next()? {
+        while let Some(segment) = segments.next_segment()? {
             if let Segment::Data { bytes: data, .. } = &segment {
                 bytes += data.len();
             }

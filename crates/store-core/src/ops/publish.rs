@@ -72,16 +72,22 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
     })
     .await?;
     let map = super::maps::write(store, what.nodes, what.chunks).await?;
-    let (record, replaced) = change_image(store, clock, what, map).await?;
+    let changed = change_image(store, clock, what, map).await;
+    if let Err(error) = &changed
+        && error.kind() == ErrorKind::Unavailable
+    {
+        // The record may hold the checkpoint: it has to stay a root.
+        return Err(error.clone());
+    }
     change_catalog(store, |catalog| {
         catalog.pending.retain(|root| pending_key(root) != pending_key(&pending));
-        for map in &replaced {
+        for map in changed.iter().flat_map(|(_, replaced)| replaced) {
             catalog.replaced.push(crate::format::catalog::Replaced::Map(*map, clock.now()));
         }
         Ok(())
     })
     .await?;
-    Ok(Published { record })
+    changed.map(|(record, _)| Published { record })
 }
 
 fn pending_key(root: &PendingRoot) -> (&str, CheckpointId) {

@@ -1,4 +1,7 @@
-use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use proptest::prelude::*;
 
@@ -93,12 +96,13 @@ async fn exported(store: &Store, image: &str) -> Vec<u8> {
 }
 
 async fn imported(store: &Store, image: &str, disk: Vec<u8>) -> Imported {
-    import(store, &clock(), &name(image), Disk::new(disk), ImportOptions::default(), &Job::default()).await.unwrap()
+    import(store, &clock(), &name(image), Disk::new(disk), ImportOptions::default(), &Job::default())
+        .await
+        .unwrap()
 }
 
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    let mut rng = crate::testing::Rng::new(seed);
-    (0..len.div_ceil(8)).flat_map(|_| rng.next_u64().to_le_bytes()).take(len).collect()
+    crate::testing::Rng::new(seed).bytes(len)
 }
 
 proptest! {
@@ -134,7 +138,8 @@ async fn a_name_has_a_history() {
     let store = memory();
     let first = imported(&store, "vm", noise(100_000, 1)).await.checkpoint;
     let second = imported(&store, "vm", noise(200_000, 2)).await.checkpoint;
-    let resolved = async |text: &str| resolve(&store, &text.parse().unwrap()).await.map(|entry| entry.checkpoint);
+    let resolved =
+        async |text: &str| resolve(&store, &text.parse().unwrap()).await.map(|entry| entry.checkpoint);
     assert_eq!(resolved("vm").await.unwrap(), second);
     assert_eq!(resolved("vm~1").await.unwrap(), first);
     assert_eq!(resolved(&format!("vm@{}", first.short())).await.unwrap(), first);
@@ -182,7 +187,8 @@ async fn a_cancelled_import_names_nothing_and_a_rerun_reuses_it() {
     };
     let job = Job { progress: Some(Arc::new(progress)), cancel };
     let disk = noise(40 << 20, 7);
-    let done = import(&store, &clock(), &name("a"), Disk::new(disk.clone()), ImportOptions::default(), &job).await;
+    let done =
+        import(&store, &clock(), &name("a"), Disk::new(disk.clone()), ImportOptions::default(), &job).await;
     assert_eq!(done.unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(store.index.list_images().await.unwrap().is_empty());
     let rerun = imported(&store, "a", disk).await;

@@ -206,7 +206,7 @@ impl IndexBase {
             let position = missing.iter().position(|id| *id == part.chunk).and_then(|at| found.get(at));
             match position {
                 Some(Ok(chunk)) => {
-                    copy(chunk, part.skip, &mut buf[part.at..part.at + part.len], &part.chunk)?
+                    copy(chunk, part.skip, &mut buf[part.at..part.at + part.len], &part.chunk)?;
                 }
                 Some(Err(error)) => {
                     return Err(

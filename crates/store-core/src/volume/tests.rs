@@ -101,7 +101,8 @@ async fn run(store: &Store, volume: &mut Volume, model: &mut Vec<u8>, op: Op) {
         Op::Trim { at, len } => {
             let (at, len) = clip(at, len);
             volume.trim(at as u64, len as u64).await.unwrap();
-            let end = if at + len == model.len() { model.len() } else { (at + len) / BLOCK_SIZE * BLOCK_SIZE };
+            let end =
+                if at + len == model.len() { model.len() } else { (at + len) / BLOCK_SIZE * BLOCK_SIZE };
             let start = at.next_multiple_of(BLOCK_SIZE).min(model.len());
             if start < end {
                 model[start..end].fill(0);
@@ -117,12 +118,18 @@ async fn run(store: &Store, volume: &mut Volume, model: &mut Vec<u8>, op: Op) {
             }
         }
         Op::Checkpoint => {
-            let made = volume.checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default()).await.unwrap();
+            let made = volume
+                .checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default())
+                .await
+                .unwrap();
             assert_eq!(volume.base(), Some(made.checkpoint));
             assert_eq!(volume.local_blocks(), 0);
         }
         Op::Fork => {
-            volume.checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default()).await.unwrap();
+            volume
+                .checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default())
+                .await
+                .unwrap();
             *volume = fork(store, "vm").await;
         }
         Op::Grow { by } => {
@@ -138,14 +145,26 @@ async fn run(store: &Store, volume: &mut Volume, model: &mut Vec<u8>, op: Op) {
 async fn scattered_small_writes_keep_windows_in_few_pieces() {
     let store = memory();
     let mut model = noise(4 << 20, 5);
-    import(&store, &clock(), &name("vm"), Disk::new(model.clone()), ImportOptions::default(), &Job::default()).await.unwrap();
+    import(
+        &store,
+        &clock(),
+        &name("vm"),
+        Disk::new(model.clone()),
+        ImportOptions::default(),
+        &Job::default(),
+    )
+    .await
+    .unwrap();
     let volume = fork(&store, "vm").await;
     for block in (0..1024).step_by(2) {
         let data = noise(BLOCK_SIZE, 1000 + block);
         model[block as usize * BLOCK_SIZE..][..BLOCK_SIZE].copy_from_slice(&data);
         volume.write(block * BLOCK_SIZE as u64, data.into()).await.unwrap();
     }
-    volume.checkpoint(&store, &nodes(&store), &clock(), &options(&name("vm")), &Job::default()).await.unwrap();
+    volume
+        .checkpoint(&store, &nodes(&store), &clock(), &options(&name("vm")), &Job::default())
+        .await
+        .unwrap();
     assert!(content(&volume).await == model);
     let (_, index) = open_checkpoint(&nodes(&store), volume.base().unwrap()).await.unwrap();
     let (mut at, mut extents) = (0, 0);
@@ -160,18 +179,35 @@ async fn scattered_small_writes_keep_windows_in_few_pieces() {
 async fn a_lost_chunk_is_an_error_that_names_it_and_the_disk() {
     let store = memory();
     let lossy = crate::stores::MemoryStore::new(&clock()).unwrap();
-    import(&store, &clock(), &name("vm"), Disk::new(noise(1 << 20, 5)), ImportOptions::default(), &Job::default()).await.unwrap();
+    import(
+        &store,
+        &clock(),
+        &name("vm"),
+        Disk::new(noise(1 << 20, 5)),
+        ImportOptions::default(),
+        &Job::default(),
+    )
+    .await
+    .unwrap();
     // A store that has the nodes, but no chunk.
     let entry = resolve(&store, &"vm".parse().unwrap()).await.unwrap();
     let cache = nodes(&store);
     let (checkpoint, index) = open_checkpoint(&cache, entry.checkpoint).await.unwrap();
     let mut seen = std::collections::HashSet::new();
     let mut found = Vec::new();
-    let visit = |reached| if let crate::index::Reached::Node(id) = reached { found.push(id) };
-    crate::index::walk_nodes(&cache, index.root().unwrap(), index.level(), &mut seen, visit, |_, e| panic!("{e:?}")).await;
+    let visit = |reached| {
+        if let crate::index::Reached::Node(id) = reached {
+            found.push(id);
+        }
+    };
+    crate::index::walk_nodes(&cache, index.root().unwrap(), index.level(), &mut seen, visit, |_, e| {
+        panic!("{e:?}")
+    })
+    .await;
     let lossy: Arc<dyn crate::ChunkStore> = Arc::new(lossy);
     for id in found {
-        let bytes = crate::store::get_one(&*store.chunks, crate::ChunkKind::Node, &id.as_chunk()).await.unwrap();
+        let bytes =
+            crate::store::get_one(&*store.chunks, crate::ChunkKind::Node, &id.as_chunk()).await.unwrap();
         lossy.put(crate::ChunkKind::Node, vec![(id.as_chunk(), bytes)]).await.unwrap();
     }
     let lossy = Arc::new(crate::index::NodeCache::new(lossy, 1 << 20));
@@ -191,7 +227,9 @@ async fn status_tells_holes_from_data() {
     let store = memory();
     let mut disk = vec![0; 1 << 20];
     disk[65_536..131_072].copy_from_slice(&noise(65_536, 1));
-    import(&store, &clock(), &name("vm"), Disk::new(disk), ImportOptions::default(), &Job::default()).await.unwrap();
+    import(&store, &clock(), &name("vm"), Disk::new(disk), ImportOptions::default(), &Job::default())
+        .await
+        .unwrap();
     let volume = fork(&store, "vm").await;
     volume.trim(65_536, 8192).await.unwrap();
     volume.write(0, Bytes::from(vec![1; 4096])).await.unwrap();
