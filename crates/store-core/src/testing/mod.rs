@@ -3,7 +3,11 @@
 
 mod clock;
 pub mod conformance;
+mod fault_store;
+mod gate;
 mod rng;
 
 pub use clock::FixedClock;
+pub use fault_store::{BadEntry, Call, Fault, FaultStore};
+pub use gate::Gate;
 pub use rng::Rng;
