@@ -25,7 +25,7 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// A socket at a path, removed on drop if it is still ours.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: Identity,
 }
@@ -38,7 +38,7 @@ impl SocketFile {
     ///
     /// Errors: `Invalid` if the path is too long, `Conflict` if a server listens there, `AlreadyExists`
     /// if something that is no socket is there.
-    pub(crate) fn bind(path: &Path) -> Result<(Self, UnixListener)> {
+    pub fn bind(path: &Path) -> Result<(Self, UnixListener)> {
         let room = Room::beside(path)?;
         let fresh = room.0.join("s");
         for longest in [path, &fresh] {
@@ -67,7 +67,7 @@ impl SocketFile {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
