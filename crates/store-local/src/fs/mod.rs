@@ -3,6 +3,22 @@
 //! All methods block; callers put them where blocking is right. Names, like `read_at`, follow the
 //! standard library's; the durability of each is that of POSIX: bytes need [`FsFile::sync_data`], names
 //! need [`Fs::sync_dir`] of their folder.
+//!
+//! [`StdFs`] is the machine's. `MemFs` (feature `testing`) keeps everything in memory. Nothing here or
+//! above asks which one it has, so a wrapper can stand around any of them and fail or forget on purpose.
+//! [`replace`] is the one way in which records are replaced.
+
+mod helpers;
+#[cfg(any(test, feature = "testing"))]
+mod mem_fs;
+mod std_fs;
+#[cfg(test)]
+mod tests;
+
+pub use helpers::{FsFileExt, exists, read_whole, replace};
+#[cfg(any(test, feature = "testing"))]
+pub use mem_fs::MemFs;
+pub use std_fs::StdFs;
 
 use std::{
     fmt, io,
@@ -34,7 +50,7 @@ pub struct FileStat {
 
 /// A file system.
 pub trait Fs: Send + Sync + fmt::Debug + 'static {
-    /// Opens a file.
+    /// Opens a file. What is no file fails here or at its first use.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn FsFile>>;
     /// Renames a file over whatever has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -57,6 +73,7 @@ pub trait Fs: Send + Sync + fmt::Debug + 'static {
 }
 
 /// An open file. Shared freely; no cursor.
+#[expect(clippy::len_without_is_empty, reason = "the length is a call that can fail, not a container's")]
 pub trait FsFile: Send + Sync + fmt::Debug {
     /// Reads up to `buf.len()` bytes at `offset`; 0 is the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -70,7 +87,8 @@ pub trait FsFile: Send + Sync + fmt::Debug {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes the bytes, and the length, durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
-    /// Turns a range into a hole that reads as zeros; the length stays.
+    /// Turns a range into a hole that reads as zeros; the length stays. `Unsupported`, with nothing
+    /// changed, where the file system knows no holes.
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Drops clean pages of the file from memory, so that reads see the disk.
     fn drop_cache(&self) -> io::Result<()>;

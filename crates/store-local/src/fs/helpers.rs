@@ -1,0 +1,139 @@
+//! What every user of the seam needs on top of it: whole reads and writes, and replacing a file atomically.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{Fs, FsFile, OpenMode};
+
+/// Reads and writes that finish: short ones go on, interrupted ones are tried again.
+pub trait FsFileExt: FsFile {
+    /// Fills `buf` from `offset`; `UnexpectedEof` if the file ends before.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`. After an error any part of it may have been written.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+
+    /// As [`read_exact_at`](Self::read_exact_at), but only if all of it is in memory; else `None`, and
+    /// `buf` may hold anything.
+    fn try_read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Option<()>>;
+}
+
+impl<F: FsFile + ?Sized> FsFileExt for F {
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(buf, offset) {
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        format!("the file ends at {offset}, {} bytes early", buf.len()),
+                    ));
+                }
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.write_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    buf = &buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn try_read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<Option<()>> {
+        while !buf.is_empty() {
+            match self.try_read_at(buf, offset) {
+                // The end of the file is for `read_exact_at` to report.
+                Ok(None | Some(0)) => return Ok(None),
+                Ok(Some(n)) => {
+                    buf = &mut buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Some(()))
+    }
+}
+
+/// Whether a path names anything.
+pub fn exists(fs: &dyn Fs, path: &Path) -> io::Result<bool> {
+    match fs.stat(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// All bytes of a file, at most `max_len`: a longer one is `InvalidData`, and nothing is allocated for it.
+pub fn read_whole(fs: &dyn Fs, path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+    let file = fs.open(path, OpenMode::Read)?;
+    let len = file.len()?;
+    let too_long = || {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} has {len} bytes, at most {max_len} are expected", path.display()),
+        )
+    };
+    if len > max_len {
+        return Err(too_long());
+    }
+    let mut bytes = vec![0; usize::try_from(len).map_err(|_| too_long())?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Replaces, or makes, the file at `path` by one that holds `bytes`.
+///
+/// **Atomicity**: whoever opens `path`, at any time and after any crash, finds the old bytes or the new.
+/// **Durability**: on success the new ones. **Errors**: the file is old or new; if only the last step,
+/// syncing the folder, failed, it is new but a crash may bring the old one back. **Concurrency**: callers
+/// hold the lock that orders writers of `path`; the bytes pass through `<path>.tmp`.
+pub fn replace(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let temporary = temporary_name(path);
+    // A new inode each time: one whose sync failed may have lost pages that the kernel calls clean.
+    match fs.remove_file(&temporary) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    // The bytes must be durable before the name points to them.
+    let renamed = write_synced(fs, &temporary, bytes).and_then(|()| fs.rename(&temporary, path));
+    if let Err(e) = renamed {
+        // What stays behind is removed by the next replacement.
+        let _left_behind = fs.remove_file(&temporary);
+        return Err(e);
+    }
+    // The name must be durable before anyone acts on it.
+    fs.sync_dir(folder)
+}
+
+fn write_synced(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = fs.open(path, OpenMode::CreateNew)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_data()
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(".tmp");
+    PathBuf::from(name)
+}
