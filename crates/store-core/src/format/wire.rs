@@ -158,6 +158,12 @@ impl Writer {
         self.u32(u32::try_from(count).expect("counts in records are checked to fit"))
     }
 
+    /// `count` zero bytes.
+    pub fn zeros(&mut self, count: usize) -> &mut Self {
+        self.0.resize(self.0.len() + count, 0);
+        self
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> usize {
         self.0.len()
