@@ -24,6 +24,8 @@ mod chunks;
 mod model;
 mod records;
 mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
