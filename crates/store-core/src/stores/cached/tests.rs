@@ -199,6 +199,18 @@ async fn a_leader_dropped_before_its_first_poll_of_the_store_strands_nobody() {
 }
 
 #[tokio::test]
+async fn what_landed_between_the_miss_and_the_lock_is_not_asked_for_again() {
+    let rig = rig(1 << 20).await;
+    rig.cached.cache().insert(KIND, entry(1).0, &entry(1).1);
+    let mut answers = vec![None, None];
+    let tickets = rig.cached.board(KIND, &ids(&[1, 2]), &mut answers);
+    assert_eq!(answers[0].as_ref().unwrap().as_ref().unwrap(), &entry(1).1);
+    assert!(answers[1].is_none());
+    assert_eq!(tickets.seats, [(1, 0, 0)]);
+    assert_eq!(rig.in_the_air(), 1);
+}
+
+#[tokio::test]
 async fn a_flight_without_readers_is_cancelled_and_the_next_reader_starts_anew() {
     let rig = rig(1 << 20).await;
     let _never_opened = rig.hold();

@@ -134,6 +134,13 @@ async fn an_unavailable_tier_is_no_absence() {
 }
 
 #[tokio::test]
+async fn an_absent_entry_names_all_stores_that_were_asked() {
+    let error = two().2.get(KIND, &[entry(1).0]).await.remove(0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().ends_with("near, far"), "{error}");
+}
+
+#[tokio::test]
 async fn writes_and_presence_concern_the_target_alone() {
     let (near, far, stack) = two();
     near.put(KIND, vec![entry(1)]).await.unwrap();
