@@ -8,6 +8,7 @@
 //! is in the air waits for that flight instead of asking again. A flight belongs to all who wait for it:
 //! whoever polls moves it on, so that a reader that is dropped neither strands nor fails the others; when
 //! the last one is dropped, the flight is cancelled. An error reaches all who waited, and nobody later.
+//! A flight lands as a whole: who waits for one entry of it waits for the batch.
 
 use std::{
     collections::HashMap,

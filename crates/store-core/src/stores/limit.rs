@@ -13,6 +13,9 @@ use crate::{
     store::{Placement, Synced},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Lets at most a fixed number of calls into `S` at once. A call dropped while it waits or runs frees its
 /// place. What answers without waiting is not limited.
 #[derive(Debug)]

@@ -14,6 +14,9 @@ use crate::{
     store::{Placement, Synced},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Counts of one method. Plain numbers, all since the layer was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MethodMetrics {

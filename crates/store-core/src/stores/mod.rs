@@ -26,6 +26,8 @@ mod memory_store;
 mod metrics;
 mod shared;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use cached::Cached;

@@ -3,9 +3,16 @@
 //! Stands right above a store and below every cache, so that bytes are hashed once, on their way into a
 //! cache, and never on a warm read. Stores check what their format lets them check; this layer makes a
 //! lying remote, a swapped entry and a flipped bit one and the same: `Corrupt`, with the entry's name.
+//!
+//! **Healing**: an entry that failed here counts as absent until it is put again: `contains` says so, and a
+//! writer that has the bytes stores them. Whether that replaces the bad bytes is up to the store below,
+//! which must not take a presence it didn't check for a reason to skip the put.
+
+use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::one_each;
@@ -23,14 +30,50 @@ mod tests;
 /// it, decompression of as much some 1 ms.
 const HASH_INLINE_MAX: usize = 1 << 20;
 
-/// Verifies every entry that `S` answers. Writes pass unchecked: their callers vouch for them.
+/// Failed entries remembered; a store with more needs a check, and loses nothing but early healing.
+const FAILED_MAX: usize = 4096;
+
+/// Verifies every entry that `S` answers. Writes pass unchecked: their callers vouch for them. Clones
+/// share what they know.
 #[derive(Clone, Debug)]
-pub struct Verify<S>(S);
+pub struct Verify<S> {
+    inner: S,
+    /// Entries that failed and were not put since.
+    failed: Arc<Mutex<HashSet<(ChunkKind, ChunkId)>>>,
+}
 
 impl<S: ChunkStore> Verify<S> {
     /// Verifies what `inner` answers.
-    pub const fn new(inner: S) -> Self {
-        Self(inner)
+    pub fn new(inner: S) -> Self {
+        Self { inner, failed: Arc::default() }
+    }
+
+    /// Verifies a batch, here if it is small, else where blocking is allowed.
+    async fn check<T: Entry>(
+        &self,
+        kind: ChunkKind,
+        ids: &[ChunkId],
+        answers: Vec<Result<T>>,
+    ) -> Vec<Result<T>> {
+        let answers = verify(kind, ids, one_each(ids, answers)).await;
+        let corrupt = |answer: &Result<T>| answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt);
+        let failed = ids.iter().zip(&answers).filter(|(_, answer)| corrupt(answer));
+        for (id, _) in failed {
+            let mut known = self.failed.lock();
+            if known.len() < FAILED_MAX {
+                known.insert((kind, *id));
+            }
+        }
+        answers
+    }
+
+    fn healed(&self, kind: ChunkKind, ids: &[ChunkId]) {
+        let mut failed = self.failed.lock();
+        if !failed.is_empty() {
+            for id in ids {
+                failed.remove(&(kind, *id));
+            }
+        }
     }
 }
 
@@ -80,9 +123,7 @@ fn verify_all<T: Entry>(kind: ChunkKind, ids: &[ChunkId], answers: Vec<Result<T>
     ids.iter().zip(answers).map(verify).collect()
 }
 
-/// Verifies a batch, here if it is small, else where blocking is allowed.
 async fn verify<T: Entry>(kind: ChunkKind, ids: &[ChunkId], answers: Vec<Result<T>>) -> Vec<Result<T>> {
-    let answers = one_each(ids, answers);
     let weight: usize = answers.iter().flatten().map(Entry::weight).sum();
     match Handle::try_current() {
         Ok(runtime) if weight > HASH_INLINE_MAX => {
@@ -101,25 +142,34 @@ async fn verify<T: Entry>(kind: ChunkKind, ids: &[ChunkId], answers: Vec<Result<
 #[async_trait]
 impl<S: ChunkStore> ChunkStore for Verify<S> {
     async fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Bytes>> {
-        let answers = self.0.get(kind, ids).await;
-        verify(kind, ids, answers).await
+        let answers = self.inner.get(kind, ids).await;
+        self.check(kind, ids, answers).await
     }
 
     async fn put(&self, kind: ChunkKind, entries: Vec<(ChunkId, Bytes)>) -> Result<()> {
-        self.0.put(kind, entries).await
+        let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
+        self.inner.put(kind, entries).await?;
+        self.healed(kind, &ids);
+        Ok(())
     }
 
     async fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
-        self.0.contains(kind, ids).await
+        let present = self.inner.contains(kind, ids).await?;
+        let failed = self.failed.lock();
+        Ok(present
+            .into_iter()
+            .zip(ids)
+            .map(|(present, id)| present && !failed.contains(&(kind, *id)))
+            .collect())
     }
 
     async fn sync(&self) -> Result<Synced> {
-        self.0.sync().await
+        self.inner.sync().await
     }
 
     /// Hashes here, too. What fails is not answered: [`get`](ChunkStore::get) will say why.
     fn try_get(&self, kind: ChunkKind, id: &ChunkId) -> Option<Bytes> {
-        self.0.try_get(kind, id).and_then(|bytes| verify_one(kind, id, bytes).ok())
+        self.inner.try_get(kind, id).and_then(|bytes| verify_one(kind, id, bytes).ok())
     }
 
     /// Gets the whole entry: a part has no hash of its own.
@@ -128,16 +178,19 @@ impl<S: ChunkStore> ChunkStore for Verify<S> {
     }
 
     async fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
-        let answers = self.0.get_encoded(kind, ids).await;
-        verify(kind, ids, answers).await
+        let answers = self.inner.get_encoded(kind, ids).await;
+        self.check(kind, ids, answers).await
     }
 
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
-        self.0.put_encoded(kind, entries).await
+        let ids: Vec<_> = entries.iter().map(|(id, _)| *id).collect();
+        self.inner.put_encoded(kind, entries).await?;
+        self.healed(kind, &ids);
+        Ok(())
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {
-        self.0.locate(kind, ids).await
+        self.inner.locate(kind, ids).await
     }
 }
 

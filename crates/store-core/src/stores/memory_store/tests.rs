@@ -13,12 +13,12 @@ fn fresh() -> Arc<MemoryStore> {
 
 #[tokio::test]
 async fn conforms_as_a_chunk_store() {
-    conformance::chunk_store(conformance::Capabilities::FULL, async || fresh().store().chunks).await;
+    conformance::chunk_store(conformance::Capabilities::FULL, async || fresh()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conforms_as_an_index_store() {
-    conformance::index_store(conformance::Capabilities::FULL, async || fresh().store().index).await;
+    conformance::index_store(conformance::Capabilities::FULL, async || fresh()).await;
 }
 
 #[tokio::test]
