@@ -27,13 +27,27 @@ pub(super) struct Gate(Mutex<State>);
 struct State {
     /// A thread is flushing, and will take what waits.
     running: bool,
-    waiting: Option<(watch::Sender<Option<Result<()>>>, Outcome)>,
+    waiting: Option<Waiting>,
 }
 
-/// Frees the gate if the thread that flushes never starts, or panics. Those who wait then hear of it,
-/// because their sender goes.
+/// A flush that has captured nothing yet.
+#[derive(Debug)]
+struct Waiting {
+    sender: watch::Sender<Option<Result<()>>>,
+    outcome: Outcome,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let (sender, outcome) = watch::channel(None);
+        Self { sender, outcome }
+    }
+}
+
+/// The thread that flushes. If it never starts, or panics, the gate is freed and those who wait hear of
+/// it, because their sender goes.
 struct Running {
-    inner: Arc<Inner>,
+    gate: Arc<Gate>,
     /// It left the gate in order; since then another thread may run.
     ended: bool,
 }
@@ -41,7 +55,7 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
-            let mut state = self.inner.gate.0.lock();
+            let mut state = self.gate.0.lock();
             state.running = false;
             state.waiting = None;
         }
@@ -52,11 +66,12 @@ impl Drop for Running {
 pub(super) async fn flush(inner: &Arc<Inner>) -> Result<()> {
     let mut outcome = {
         let mut state = inner.gate.0.lock();
-        let outcome = state.waiting.get_or_insert_with(|| watch::channel(None)).1.clone();
+        let outcome = state.waiting.get_or_insert_default().outcome.clone();
         if !std::mem::replace(&mut state.running, true) {
-            let running = Running { inner: inner.clone(), ended: false };
+            let running = Running { gate: inner.gate.clone(), ended: false };
+            let inner = inner.clone();
             // Detached: its outcome reaches all who wait through the channel.
-            drop(tokio::task::spawn_blocking(move || run(running)));
+            drop(tokio::task::spawn_blocking(move || run(running, inner)));
         }
         outcome
     };
@@ -66,22 +81,25 @@ pub(super) async fn flush(inner: &Arc<Inner>) -> Result<()> {
 }
 
 /// Runs what waits until nothing does.
-fn run(mut running: Running) {
-    let inner = running.inner.clone();
-    loop {
-        let sender = {
-            let mut state = inner.gate.0.lock();
-            let Some((sender, _)) = state.waiting.take() else {
-                state.running = false;
-                running.ended = true;
-                return;
-            };
-            sender
-        };
+fn run(mut running: Running, inner: Arc<Inner>) {
+    let mut next = running.gate.0.lock().waiting.take();
+    while let Some(Waiting { sender, outcome }) = next {
         // Taken, so that nobody joins any more; only now are blocks captured.
+        drop(outcome);
         let result = flush_layers(&inner);
-        // That nobody waits any more is no failure of the flush.
-        let _nobody_waits = sender.send(Some(result));
+        {
+            let mut state = running.gate.0.lock();
+            next = state.waiting.take();
+            state.running = next.is_some();
+        }
+        if next.is_none() {
+            running.ended = true;
+            // Before the answer: whoever then drops the overlay has released its lock.
+            drop(inner);
+            sender.send_replace(Some(result));
+            return;
+        }
+        sender.send_replace(Some(result));
     }
 }
 

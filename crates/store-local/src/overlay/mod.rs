@@ -68,7 +68,7 @@ struct Inner {
     record: Mutex<VolumeRecord>,
     /// Newest first.
     layers: RwLock<Vec<Arc<LocalLayer>>>,
-    gate: flush::Gate,
+    gate: Arc<flush::Gate>,
 }
 
 impl LocalOverlay {
@@ -149,7 +149,7 @@ impl LocalOverlay {
                 health,
                 record: Mutex::new(record),
                 layers: RwLock::new(layers),
-                gate: flush::Gate::default(),
+                gate: Arc::default(),
             }),
         }
     }

@@ -83,7 +83,8 @@ impl Scan<'_> {
         sequence: u64,
         states: &mut BlockStates,
     ) -> Result<Option<u64>> {
-        let left = self.len - at;
+        // The padding of the batch before may be cut off.
+        let left = self.len.saturating_sub(at);
         if left < BATCH_HEAD_LEN as u64 {
             return Ok(None);
         }
@@ -104,8 +105,7 @@ impl Scan<'_> {
             return Ok(None);
         }
         apply_payload(&payload, states).map_err(|e| self.corrupt(at, sequence, e))?;
-        // The padding of a last, torn batch may lie behind the end of the file.
-        Ok(Some(head.stride().min(left.next_multiple_of(SECTOR))))
+        Ok(Some(head.stride()))
     }
 
     /// Where what stands behind the last batch ends, if anything but zeros does. `Corrupt` if a later

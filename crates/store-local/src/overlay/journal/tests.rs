@@ -116,7 +116,8 @@ fn cut_at_each_length() {
         }
         // A batch counts from its last payload byte on; the padding carries nothing.
         let whole = ends.windows(2).filter(|pair| {
-            let head = BatchHead::find(bytes[34..50].first_chunk().unwrap(), &bytes[pair[0] as usize..]).unwrap();
+            let head =
+                BatchHead::find(bytes[34..50].first_chunk().unwrap(), &bytes[pair[0] as usize..]).unwrap();
             pair[0] as usize + BATCH_HEAD_LEN + head.payload_len as usize <= len
         });
         let whole = whole.count();
@@ -158,7 +159,10 @@ fn each_byte_flipped() {
                 let error = opened.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {at}");
                 let text = error.report();
-                assert!(text.contains(&format!("{PATH} at offset {}, batch {}", ends[batch], batch + 1)), "{text}");
+                assert!(
+                    text.contains(&format!("{PATH} at offset {}, batch {}", ends[batch], batch + 1)),
+                    "{text}"
+                );
             }
             None => {
                 let kind = opened.unwrap_err().kind();

@@ -33,7 +33,8 @@ fn full() -> VolumeRecord {
 
 fn least() -> VolumeRecord {
     let mut record = full();
-    record.info = VolumeInfo { base: None, lazy_base: None, lineage: None, home: String::new(), ..record.info };
+    record.info =
+        VolumeInfo { base: None, lazy_base: None, lineage: None, home: String::new(), ..record.info };
     record.layers.truncate(1);
     record
 }
@@ -41,22 +42,22 @@ fn least() -> VolumeRecord {
 #[test]
 fn golden_bytes() {
     let golden = concat!(
-        "4741424e564f4c00",                                                 // magic
-        "0100",                                                             // version
-        "000000000000000000000000000000000000000000000000",                 // features
-        "11111111111111111111111111111111",                                 // id
-        "0300766d31",                                                       // name
-        "0403020100000000",                                                 // size
+        "4741424e564f4c00",                                                   // magic
+        "0100",                                                               // version
+        "000000000000000000000000000000000000000000000000",                   // features
+        "11111111111111111111111111111111",                                   // id
+        "0300766d31",                                                         // name
+        "0403020100000000",                                                   // size
         "012222222222222222222222222222222222222222222222222222222222222222", // base
-        "060073333a2f2f62",                                                 // home
-        "0102002f64",                                                       // lazy base: path
-        "030000000000000004000000000000000500000000000000",                 // device, inode, size
-        "ffffffffffffffff060000000000000007",                               // times, format
-        "010400636f7079",                                                   // private copy
-        "010300696d67",                                                     // lineage
-        "0800000000000000",                                                 // created
-        "0f00000000000000",                                                 // next number
-        "02000000",                                                         // layers
+        "060073333a2f2f62",                                                   // home
+        "0102002f64",                                                         // lazy base: path
+        "030000000000000004000000000000000500000000000000",                   // device, inode, size
+        "ffffffffffffffff060000000000000007",                                 // times, format
+        "010400636f7079",                                                     // private copy
+        "010300696d67",                                                       // lineage
+        "0800000000000000",                                                   // created
+        "0f00000000000000",                                                   // next number
+        "02000000",                                                           // layers
         "0c000000000000000d0000000000000009000000000000000e00000000000000",
     );
     let bytes = full().encode().unwrap();

@@ -1,6 +1,9 @@
 //! Failing syncs, full disks, and writes that race a flush.
 
-use std::{io, sync::atomic::{AtomicUsize, Ordering}};
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use gabion_store_core::{CheckpointId, ErrorKind};
 
@@ -75,7 +78,7 @@ async fn nothing_is_synced_when_nothing_changed() {
         counted.fetch_add(usize::from(op == Op::Sync), Ordering::Relaxed);
         Ok(())
     });
-    let mut expect = async |more: usize, why: &str| {
+    let expect = async |more: usize, why: &str| {
         let before = syncs.load(Ordering::Relaxed);
         overlay.flush().await.unwrap();
         assert_eq!(syncs.load(Ordering::Relaxed) - before, more, "{why}");
@@ -221,7 +224,8 @@ async fn a_record_that_finds_no_space_changes_nothing() {
     let overlay = create(&fs, BLOCKS);
     fill(&*top(&overlay), 1, 1, 1).unwrap();
     let files = fs.read_dir(Path::new("/vol")).unwrap();
-    for (op, part) in [(Op::Write, "record.tmp"), (Op::Rename, "record"), (Op::Create, ".data"), (Op::Write, ".journal")]
+    for (op, part) in
+        [(Op::Write, "record.tmp"), (Op::Rename, "record"), (Op::Create, ".data"), (Op::Write, ".journal")]
     {
         hook.fail(op, part, 1, io::ErrorKind::StorageFull);
         assert_eq!(overlay.push_layer().await.unwrap_err().kind(), ErrorKind::NoSpace, "{op:?} {part}");

@@ -173,7 +173,9 @@ fn volumes_by_name() {
     fs.open(Path::new("/file"), OpenMode::Create).unwrap();
     let names = || -> Vec<String> {
         let found = volumes.list().unwrap().into_iter();
-        found.map(|found| found.record.map_or("damaged".into(), |record| record.info.name.to_string())).collect()
+        found
+            .map(|found| found.record.map_or("damaged".into(), |record| record.info.name.to_string()))
+            .collect()
     };
     assert_eq!(names(), ["A/x", "a/x", "b"]);
 
