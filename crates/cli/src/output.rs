@@ -57,8 +57,11 @@ impl Output {
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_message(verb);
         bar.enable_steady_tick(Duration::from_millis(200));
-        let style = |template| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let known = style("{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}");
+        let style = |template| {
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+        };
+        let known =
+            style("{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} ETA {eta}");
         bar.set_style(style("{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"));
         let shown = bar.clone();
         let progress = move |progress: gabion::core::ops::Progress| {

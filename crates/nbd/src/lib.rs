@@ -32,5 +32,5 @@ mod terms;
 mod uri;
 
 pub use limits::{Limits, MAX_PAYLOAD};
-pub use socket::SocketFile;
 pub use server::{Server, ServerBuilder, ServerHandle};
+pub use socket::SocketFile;

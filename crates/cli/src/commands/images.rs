@@ -39,9 +39,16 @@ pub(super) async fn diff(host: &Host, output: &Output, a: &ImageRef, b: &ImageRe
     let found = ops::diff(&sides[0].1, &sides[1].1).await?;
     let bytes = found.blocks * BLOCK_SIZE as u64;
     let ranges: Vec<_> = found.ranges.iter().map(|range| [range.byte_start(), range.byte_len()]).collect();
-    let mut text: String =
-        found.ranges.iter().map(|range| format!("{:>16} {:>12}\n", range.byte_start(), range.byte_len())).collect();
-    text.push_str(&format!("{} differ in {} ranges (offset and length in bytes)", format_bytes(bytes), ranges.len()));
+    let mut text: String = found
+        .ranges
+        .iter()
+        .map(|range| format!("{:>16} {:>12}\n", range.byte_start(), range.byte_len()))
+        .collect();
+    text.push_str(&format!(
+        "{} differ in {} ranges (offset and length in bytes)",
+        format_bytes(bytes),
+        ranges.len()
+    ));
     output.result(&json!({ "bytes": bytes, "ranges": ranges }), &text);
     Ok(())
 }
@@ -69,10 +76,12 @@ pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result
     });
     let mut text = String::new();
     for damage in &report.damage {
-        let image = damage.image.as_ref().map_or_else(|| "store".to_owned(), |name| format!("image '{name}'"));
+        let image =
+            damage.image.as_ref().map_or_else(|| "store".to_owned(), |name| format!("image '{name}'"));
         text.push_str(&format!("DAMAGED {image}: {}\n", damage.error.report()));
     }
-    let read = if content { format!(", {} read and verified", format_bytes(report.bytes)) } else { String::new() };
+    let read =
+        if content { format!(", {} read and verified", format_bytes(report.bytes)) } else { String::new() };
     text.push_str(&format!(
         "{}: {} images, {} checkpoints, {} nodes, {} chunks{read}",
         if report.damage.is_empty() { "whole" } else { "NOT whole" },

@@ -57,11 +57,18 @@ pub(super) async fn import(
 /// An image's name from a file's: without folders and the last ending.
 pub(super) fn name_of(file: &Path) -> Result<ImageName> {
     let stem = file.file_stem().filter(|_| file != Path::new("-")).and_then(|stem| stem.to_str());
-    let stem = stem.ok_or_else(|| Error::invalid(format!("{} gives no image name: say one", file.display())))?;
+    let stem =
+        stem.ok_or_else(|| Error::invalid(format!("{} gives no image name: say one", file.display())))?;
     ImageName::new(stem).map_err(|e| e.context("the file's name is no image name, say one"))
 }
 
-pub(super) async fn export(host: &Host, output: &Output, image: &ImageRef, file: &Path, force: bool) -> Result<()> {
+pub(super) async fn export(
+    host: &Host,
+    output: &Output,
+    image: &ImageRef,
+    file: &Path,
+    force: bool,
+) -> Result<()> {
     let opened = host.store().await?;
     let entry = resolve(&opened.store, image).await?;
     let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
@@ -82,7 +89,12 @@ pub(super) async fn export(host: &Host, output: &Output, image: &ImageRef, file:
     bar.finish_and_clear();
     if !to_stdout {
         let value = json!({ "image": image.to_string(), "checkpoint": entry.checkpoint.to_string(), "size": done.size, "data": done.data });
-        let text = format!("{image} is in {}: {}, {} of data", file.display(), format_bytes(done.size), format_bytes(done.data));
+        let text = format!(
+            "{image} is in {}: {}, {} of data",
+            file.display(),
+            format_bytes(done.size),
+            format_bytes(done.data)
+        );
         output.result(&value, &text);
     }
     Ok(())

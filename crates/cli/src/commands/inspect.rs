@@ -124,7 +124,12 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
         let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
         // What the next newer one changed is told with that one.
         if let Some((line, index_of_newer)) = newer.take() {
-            push_line(&mut entries, &mut text, line, Some(gabion::core::ops::diff(&index, &index_of_newer).await?.blocks));
+            push_line(
+                &mut entries,
+                &mut text,
+                line,
+                Some(gabion::core::ops::diff(&index, &index_of_newer).await?.blocks),
+            );
         }
         let labels: Vec<_> = checkpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let line = Line { back, entry: *entry, labels: labels.join(" ") };
@@ -205,10 +210,14 @@ pub(super) fn config(host: &Host, output: &Output) {
         ("sockets", places.runtime.clone()),
         ("config file", places.config.clone()),
     ];
-    let settings: Vec<_> =
-        table.iter().map(|(name, value, origin)| json!({ "name": name, "value": value, "origin": origin })).collect();
-    let places: serde_json::Map<_, _> =
-        paths.iter().map(|(name, path)| (name.replace(' ', "_"), json!(path.display().to_string()))).collect();
+    let settings: Vec<_> = table
+        .iter()
+        .map(|(name, value, origin)| json!({ "name": name, "value": value, "origin": origin }))
+        .collect();
+    let places: serde_json::Map<_, _> = paths
+        .iter()
+        .map(|(name, path)| (name.replace(' ', "_"), json!(path.display().to_string())))
+        .collect();
     let mut text = String::new();
     for (name, value, origin) in &table {
         let origin = format!("{origin:?}").to_lowercase();
@@ -220,5 +229,6 @@ pub(super) fn config(host: &Host, output: &Output) {
     for (name, path) in &paths {
         text.push_str(&format!("{name:<14} {}\n", path.display()));
     }
-    output.result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text);
+    output
+        .result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text);
 }

@@ -7,7 +7,10 @@ use std::{
 
 use gabion::{
     Export, Host, Server, ServerHandle,
-    core::{Error, ErrorKind, ImageName, Result, ops::{ImageRef, resolve}},
+    core::{
+        Error, ErrorKind, ImageName, Result,
+        ops::{ImageRef, resolve},
+    },
     format_bytes,
 };
 use serde_json::json;
@@ -65,7 +68,10 @@ fn announce(output: &Output, handle: &ServerHandle, socket: &Path) {
 async fn open(host: &Host, output: &Output, args: &Serve, what: &str) -> Result<Export> {
     let looks_like_file = args.file || what.contains(['/', '.']);
     let image = if args.file { None } else { what.parse::<ImageRef>().ok() };
-    let name = image.as_ref().filter(|image| image.to_string() == image.name.as_str()).map(|image| image.name.clone());
+    let name = image
+        .as_ref()
+        .filter(|image| image.to_string() == image.name.as_str())
+        .map(|image| image.name.clone());
     let volume = match &name {
         Some(name) => host.volumes().contains(name)?,
         None => false,
@@ -126,9 +132,12 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
 
 async fn open_image(host: &Host, output: &Output, args: &Serve, what: &str) -> Result<Export> {
     let image: ImageRef = what.parse()?;
-    let found = if args.ephemeral { host.open_image_ephemeral(&image).await } else { host.open_image(&image).await };
+    let found =
+        if args.ephemeral { host.open_image_ephemeral(&image).await } else { host.open_image(&image).await };
     let (volume, checkpoint) = found.map_err(|e| match e.kind() {
-        ErrorKind::NotFound => e.context(format!("'{what}' is neither a volume nor an image (a new volume needs --size)")),
+        ErrorKind::NotFound => {
+            e.context(format!("'{what}' is neither a volume nor an image (a new volume needs --size)"))
+        }
         _ => e,
     })?;
     let how = if args.ephemeral { "what is written is discarded at the end" } else { "read-only" };
@@ -141,7 +150,10 @@ async fn open_image(host: &Host, output: &Output, args: &Serve, what: &str) -> R
 
 async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {
     if args.size.is_some() || args.ephemeral {
-        return Err(Error::invalid(format!("{}: --size and --ephemeral don't go with a file", file.display())));
+        return Err(Error::invalid(format!(
+            "{}: --size and --ephemeral don't go with a file",
+            file.display()
+        )));
     }
     let name = name_of(file)?;
     if host.volumes().contains(&name)? {

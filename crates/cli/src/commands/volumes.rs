@@ -69,13 +69,21 @@ pub(super) async fn checkpoint(
     Ok(())
 }
 
-pub(super) async fn remove(host: &Host, output: &Output, name: &ImageName, image: bool, volume: bool) -> Result<()> {
+pub(super) async fn remove(
+    host: &Host,
+    output: &Output,
+    name: &ImageName,
+    image: bool,
+    volume: bool,
+) -> Result<()> {
     let opened = host.store().await?;
     let has_volume = !image && host.volumes().contains(name)?;
     let has_image = !volume && opened.store.index.read_image(name).await?.is_some();
     let what = match (has_volume, has_image) {
         (true, true) => {
-            return Err(Error::invalid(format!("'{name}' is an image and a volume: say --image or --volume")));
+            return Err(Error::invalid(format!(
+                "'{name}' is an image and a volume: say --image or --volume"
+            )));
         }
         (true, false) => {
             host.remove_volume(name).await?;

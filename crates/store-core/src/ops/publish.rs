@@ -71,8 +71,8 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     })
     .await?;
-    let map = super::maps::write(store, what.nodes, what.chunks).await?;
-    let changed = change_image(store, clock, what, map).await;
+    let map = super::maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
     {
@@ -111,7 +111,6 @@ fn add_locators(catalog: &mut Catalog, synced: &Synced) -> Result<()> {
 
 async fn change_image(
     store: &Store,
-    clock: &dyn Clock,
     what: Publish<'_>,
     map: Option<crate::types::MapId>,
 ) -> Result<(ImageRecord, Vec<crate::types::MapId>)> {
@@ -139,7 +138,7 @@ async fn change_image(
             return Ok((record, Vec::new()));
         }
         record.history.insert(0, entry);
-        let replaced = super::maps::add(store, clock, &mut record, map).await?;
+        let replaced = super::maps::add(store, &mut record, map).await?;
         record.write_id = WriteId::random()?;
         match store.index.write_image(&record, found.as_ref().map(|found| &found.version)).await {
             Ok(_) => return Ok((record, replaced)),
