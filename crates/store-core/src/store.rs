@@ -13,7 +13,7 @@ use crate::{
     ChunkId, ChunkKind, Error, ImageName, Result,
     format::{
         catalog::{Catalog, LocatorRef},
-        codec::Encoded,
+        codec::{Encoded, MAX_RAW_LEN},
         descriptor::Descriptor,
         image_record::ImageRecord,
     },
@@ -72,7 +72,13 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
 
     /// Entries in the form they are stored in, for a transfer that need not recompress them.
     async fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
-        self.get(kind, ids).await.into_iter().map(|entry| entry.map(Encoded::raw)).collect()
+        let raw = |(id, entry): (&ChunkId, Result<Bytes>)| match entry? {
+            bytes if bytes.len() <= MAX_RAW_LEN => Ok(Encoded::raw(bytes)),
+            bytes => {
+                Err(Error::corrupt(format!("entry {id} of {} bytes is too long to be one", bytes.len())))
+            }
+        };
+        ids.iter().zip(self.get(kind, ids).await).map(raw).collect()
     }
 
     /// Stores entries that are encoded already. As [`put`](Self::put), the caller vouches for the ids.

@@ -1,1 +1,13 @@
-//! See below.
+//! Tools for tests of this and other crates: conformance suites, a store that fails on demand, a clock
+//! that stands still. Behind the feature `testing`; panics are how they report.
+
+mod clock;
+pub mod conformance;
+mod fault_store;
+mod gate;
+mod rng;
+
+pub use clock::FixedClock;
+pub use fault_store::{BadEntry, Call, Fault, FaultStore};
+pub use gate::Gate;
+pub use rng::Rng;
