@@ -1,1 +1,23 @@
-//! See below.
+//! What one does with images: import, export, publish, diff, check, names. Each is a library call with
+//! progress and cancellation.
+
+mod check;
+mod diff;
+mod export;
+mod images;
+mod import;
+mod ingest;
+mod job;
+mod maps;
+mod publish;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use check::{CheckReport, Damage, Depth, check};
+pub use diff::{DiskDiff, diff};
+pub use export::{DiskSink, Exported, export};
+pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
+pub use import::{ImportOptions, Imported, import};
+pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
+pub use job::{Job, Progress};
+pub use publish::{Publish, Published, pin, publish, store_checkpoint, unpin};

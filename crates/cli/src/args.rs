@@ -1,0 +1,158 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use gabion::{
+    core::{ImageName, chunking::Chunking, format::codec::Compression, ops::ImageRef},
+    parse_compression, parse_size,
+};
+
+use crate::exit;
+
+/// Content-addressed storage for virtual disks, served over NBD
+///
+/// A store keeps images: names whose history is a list of checkpoints. A volume is a writable disk on this
+/// host, started from a checkpoint. `serve` offers either to virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "gabion", version, after_help = exit::HELP)]
+pub(crate) struct Args {
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Store to use: a folder, file:///PATH, or a name from the configuration
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make an empty store
+    Init {
+        /// Where: a folder or file:///PATH
+        url: String,
+    },
+    /// Import a disk as the newest checkpoint of an image
+    Import {
+        /// Raw or qcow2 file, block device, or - for a raw disk on standard input
+        file: PathBuf,
+        /// Image; the file's name without its ending if absent
+        name: Option<ImageName>,
+        /// How to cut: content, or fixed:SIZE with SIZE from 4K to 128K
+        #[arg(long)]
+        chunker: Option<Chunking>,
+        /// How to encode new chunks: none, or zstd:LEVEL
+        #[arg(long, value_parser = parse_compression)]
+        compression: Option<Compression>,
+        /// Say something of the checkpoint (may be repeated)
+        #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+        label: Vec<(String, String)>,
+    },
+    /// Make a volume
+    Create {
+        /// The volume
+        volume: ImageName,
+        /// Image to start from, as vm1, vm1~2 or vm1@3f2a
+        #[arg(long, required_unless_present = "size")]
+        from: Option<ImageRef>,
+        /// Size, as 20G; larger than the image grows the disk
+        #[arg(long, value_parser = parse_size)]
+        size: Option<u64>,
+    },
+    /// Serve volumes, images or raw files over NBD, until SIGTERM or Ctrl-C
+    Serve(Serve),
+    /// Append a volume's state to an image, whether it is served or not
+    Checkpoint {
+        /// The volume
+        volume: ImageName,
+        /// Image to append to; that of the volume's name if absent
+        image: Option<ImageName>,
+        /// Say something of the checkpoint (may be repeated)
+        #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+        label: Vec<(String, String)>,
+    },
+    /// List images and volumes
+    Ls,
+    /// Show an image or a volume
+    Show {
+        /// Image, as vm1 or vm1~2, or volume
+        name: ImageRef,
+    },
+    /// Show an image's history, newest first
+    Log {
+        /// The image
+        image: ImageName,
+    },
+    /// Show where two checkpoints differ
+    Diff {
+        /// One, as vm1~1
+        a: ImageRef,
+        /// The other
+        b: ImageRef,
+    },
+    /// Write an image's disk to a file, with holes where it is zero
+    Export {
+        /// The image, as vm1, vm1~2 or vm1@3f2a
+        image: ImageRef,
+        /// File or block device, or - for standard output
+        file: PathBuf,
+        /// Replace the file if it exists
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make a new image of a checkpoint
+    Tag {
+        /// Which checkpoint, as vm1@3f2a
+        from: ImageRef,
+        /// The new image
+        to: ImageName,
+    },
+    /// Remove an image or a volume
+    Rm {
+        /// Its name
+        name: ImageName,
+        /// The image of that name
+        #[arg(long, conflicts_with = "volume")]
+        image: bool,
+        /// The volume of that name
+        #[arg(long)]
+        volume: bool,
+    },
+    /// Check that everything images need is there and intact
+    Check {
+        /// Read every chunk and verify its hash
+        #[arg(long)]
+        content: bool,
+    },
+    /// Show what a store and the volumes take
+    Du,
+    /// Show settings, where they come from, and where things lie
+    Config,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// Volumes, images (read-only), or raw disk files (anything with a / or a .)
+    #[arg(required = true, value_name = "VOLUME|IMAGE|FILE")]
+    pub(crate) what: Vec<String>,
+    /// Make the volume if it does not exist, with this size; a larger size grows it
+    #[arg(long, value_parser = parse_size)]
+    pub(crate) size: Option<u64>,
+    /// Unix socket to listen on
+    #[arg(long)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Serve an image writable; what is written is discarded at the end
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+    /// Take every name for a file
+    #[arg(long)]
+    pub(crate) file: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

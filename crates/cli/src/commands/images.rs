@@ -1,0 +1,95 @@
+//! Verbs on images and stores: `init`, `tag`, `diff`, `check`.
+
+use std::process::ExitCode;
+
+use gabion::{
+    Host,
+    core::{
+        BLOCK_SIZE, ImageName, Result,
+        ops::{self, Depth, ImageRef, open_checkpoint, resolve},
+    },
+    format_bytes,
+};
+use serde_json::json;
+
+use crate::{exit, output::Output};
+
+pub(super) async fn init(host: &Host, output: &Output, url: &str) -> Result<()> {
+    let url = host.store_url(url)?;
+    host.init_store(&url).await?;
+    output.result(&json!({ "store": url.to_string() }), &format!("made an empty store at {url}"));
+    Ok(())
+}
+
+pub(super) async fn tag(host: &Host, output: &Output, from: &ImageRef, to: &ImageName) -> Result<()> {
+    let opened = host.store().await?;
+    let entry = ops::tag(&opened.store, &**host.clock(), from, to).await?;
+    let value = json!({ "image": to.as_str(), "checkpoint": entry.checkpoint.to_string() });
+    output.result(&value, &format!("{to} is {from} ({})", entry.checkpoint.short()));
+    Ok(())
+}
+
+pub(super) async fn diff(host: &Host, output: &Output, a: &ImageRef, b: &ImageRef) -> Result<()> {
+    let opened = host.store().await?;
+    let mut sides = Vec::new();
+    for image in [a, b] {
+        let entry = resolve(&opened.store, image).await?;
+        sides.push(open_checkpoint(&opened.nodes, entry.checkpoint).await?);
+    }
+    let found = ops::diff(&sides[0].1, &sides[1].1).await?;
+    let bytes = found.blocks * BLOCK_SIZE as u64;
+    let ranges: Vec<_> = found.ranges.iter().map(|range| [range.byte_start(), range.byte_len()]).collect();
+    let mut text: String = found
+        .ranges
+        .iter()
+        .map(|range| format!("{:>16} {:>12}\n", range.byte_start(), range.byte_len()))
+        .collect();
+    text.push_str(&format!(
+        "{} differ in {} ranges (offset and length in bytes)",
+        format_bytes(bytes),
+        ranges.len()
+    ));
+    output.result(&json!({ "bytes": bytes, "ranges": ranges }), &text);
+    Ok(())
+}
+
+pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result<ExitCode> {
+    let opened = host.store().await?;
+    let depth = if content { Depth::Content } else { Depth::Structure };
+    let (job, bar) = output.job("checking");
+    // Not through the caches: what is asked is what the store holds.
+    let store = gabion::core::Store { chunks: opened.local.clone() as _, index: opened.store.index.clone() };
+    let report = ops::check(&store, depth, &job).await;
+    bar.finish_and_clear();
+    let report = report?;
+    let damage: Vec<_> = report
+        .damage
+        .iter()
+        .map(|damage| {
+            let image = damage.image.as_ref().map(ToString::to_string);
+            json!({ "image": image, "error": damage.error.report() })
+        })
+        .collect();
+    let value = json!({
+        "ok": damage.is_empty(), "images": report.images, "checkpoints": report.checkpoints,
+        "nodes": report.nodes, "chunks": report.chunks, "bytes": report.bytes, "damage": damage,
+    });
+    let mut text = String::new();
+    for damage in &report.damage {
+        let image =
+            damage.image.as_ref().map_or_else(|| "store".to_owned(), |name| format!("image '{name}'"));
+        text.push_str(&format!("DAMAGED {image}: {}\n", damage.error.report()));
+    }
+    let read =
+        if content { format!(", {} read and verified", format_bytes(report.bytes)) } else { String::new() };
+    text.push_str(&format!(
+        "{}: {} images, {} checkpoints, {} nodes, {} chunks{read}",
+        if report.damage.is_empty() { "whole" } else { "NOT whole" },
+        report.images,
+        report.checkpoints,
+        report.nodes,
+        report.chunks,
+    ));
+    output.result(&value, &text);
+    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
+}

@@ -1,0 +1,111 @@
+//! Disks in and out: `import`, `export`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use gabion::{
+    Host,
+    core::{
+        Error, ImageName, Result,
+        ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
+    },
+    disk, format_bytes,
+    local::disk_file::{FileSink, StreamSink},
+};
+use serde_json::json;
+
+use super::blocking;
+use crate::output::Output;
+
+pub(super) async fn import(
+    host: &Host,
+    output: &Output,
+    file: &Path,
+    name: Option<ImageName>,
+    labels: BTreeMap<String, String>,
+) -> Result<()> {
+    let name = match name {
+        Some(name) => name,
+        None => name_of(file)?,
+    };
+    let opened = host.store().await?;
+    let path = file.to_owned();
+    let source = blocking(move || disk::open(&path)).await?;
+    let (job, bar) = output.job("importing");
+    let options = ImportOptions { ingest: host.ingest(), labels, create: false };
+    let done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job).await;
+    bar.finish_and_clear();
+    let done = done.map_err(|e| e.context(format!("importing {}", file.display())))?;
+    let stats = done.stats;
+    let value = json!({
+        "image": name.as_str(), "checkpoint": done.checkpoint.to_string(), "size": done.size, "used": stats.used,
+        "stored": stats.stored, "new": stats.new, "shared": stats.used - stats.new, "chunks": stats.chunks,
+        "new_chunks": stats.new_chunks,
+    });
+    let text = format!(
+        "{name}@{}: size {}, used {}, new {} (stored in {}), shared {}",
+        done.checkpoint.short(),
+        format_bytes(done.size),
+        format_bytes(stats.used),
+        format_bytes(stats.new),
+        format_bytes(stats.stored),
+        format_bytes(stats.used - stats.new),
+    );
+    output.result(&value, &text);
+    Ok(())
+}
+
+/// An image's name from a file's: without folders and the last ending.
+pub(super) fn name_of(file: &Path) -> Result<ImageName> {
+    let stem = file.file_stem().filter(|_| file != Path::new("-")).and_then(|stem| stem.to_str());
+    let stem =
+        stem.ok_or_else(|| Error::invalid(format!("{} gives no image name: say one", file.display())))?;
+    ImageName::new(stem).map_err(|e| e.context("the file's name is no image name, say one"))
+}
+
+pub(super) async fn export(
+    host: &Host,
+    output: &Output,
+    image: &ImageRef,
+    file: &Path,
+    force: bool,
+) -> Result<()> {
+    let opened = host.store().await?;
+    let entry = resolve(&opened.store, image).await?;
+    let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+    let (job, bar) = output.job("exporting");
+    let to_stdout = file == Path::new("-");
+    let done = if to_stdout {
+        let sink = StreamSink::new(std::io::stdout());
+        let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
+        blocking(move || sink.finish()).await?;
+        done
+    } else {
+        let path = file.to_owned();
+        let sink = blocking(move || FileSink::create(&path, force)).await?;
+        let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
+        blocking(move || sink.finish()).await?;
+        done
+    };
+    bar.finish_and_clear();
+    if !to_stdout {
+        let value = json!({ "image": image.to_string(), "checkpoint": entry.checkpoint.to_string(), "size": done.size, "data": done.data });
+        let text = format!(
+            "{image} is in {}: {}, {} of data",
+            file.display(),
+            format_bytes(done.size),
+            format_bytes(done.data)
+        );
+        output.result(&value, &text);
+    }
+    Ok(())
+}
+
+async fn run<S: DiskSink>(
+    index: &gabion::core::index::Index,
+    size: u64,
+    sink: S,
+    job: &Job,
+    image: &ImageRef,
+) -> Result<(S, Exported)> {
+    ops::export(index, size, sink, job).await.map_err(|e| e.context(format!("exporting image '{image}'")))
+}

@@ -1,0 +1,234 @@
+//! Verbs that only look: `ls`, `show`, `log`, `du`, `config`.
+
+use gabion::{
+    Host, Opened,
+    core::{
+        BLOCK_SIZE, Error, ErrorKind, ImageName, Result,
+        format::image_record::ImageRecord,
+        ops::{ImageRef, Revision, open_checkpoint, resolve},
+    },
+    format_bytes,
+};
+use serde_json::{Value, json};
+
+use super::{blocking, time};
+use crate::output::Output;
+
+pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
+    let opened = host.store().await?;
+    let (mut images, mut text) = (Vec::new(), String::new());
+    for name in opened.store.index.list_images().await? {
+        let Some(found) = opened.store.index.read_image(&name).await? else { continue };
+        let history = &found.value.history;
+        let Some(newest) = history.first() else { continue };
+        images.push(json!({
+            "name": name.as_str(), "checkpoint": newest.checkpoint.to_string(), "size": newest.size,
+            "created_ms": newest.created.0, "history": history.len(),
+        }));
+        text.push_str(&format!(
+            "image   {:<24} {:>10}  {}  {}  {} in history\n",
+            name.as_str(),
+            format_bytes(newest.size),
+            newest.checkpoint.short(),
+            time(newest.created),
+            history.len(),
+        ));
+    }
+    let found = host.volumes().clone();
+    let mut volumes = Vec::new();
+    for volume in blocking(move || found.list()).await? {
+        match volume.record {
+            Ok(record) => {
+                let info = record.info;
+                volumes.push(json!({
+                    "name": info.name.as_str(), "size": info.size, "base": info.base.map(|id| id.to_string()),
+                    "home": info.home, "from": info.lineage.as_ref().map(ImageName::as_str),
+                }));
+                let base = info.base.map_or_else(|| "empty".to_owned(), |id| id.short());
+                let from = info.lineage.map_or_else(String::new, |image| format!("from {image}"));
+                text.push_str(&format!(
+                    "volume  {:<24} {:>10}  {base:<8}  {}  {from}\n",
+                    info.name.as_str(),
+                    format_bytes(info.size),
+                    time(info.created),
+                ));
+            }
+            Err(error) => output.warn(&format!("{}: {}", volume.folder.display(), error.report())),
+        }
+    }
+    if text.is_empty() {
+        text.push_str("no images and no volumes: make one with 'gabion import FILE' or 'gabion create'");
+    }
+    output.result(&json!({ "store": opened.url.to_string(), "images": images, "volumes": volumes }), &text);
+    Ok(())
+}
+
+pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Result<()> {
+    let opened = host.store().await?;
+    let (mut value, mut text) = (json!({}), String::new());
+    if name.revision == Revision::Back(0) && host.volumes().contains(&name.name)? {
+        let info = host.volumes().look_up(&name.name)?.info;
+        value["volume"] = json!({
+            "name": info.name.as_str(), "id": info.id.to_string(), "size": info.size,
+            "base": info.base.map(|id| id.to_string()), "home": info.home, "created_ms": info.created.0,
+            "from": info.lineage.as_ref().map(ImageName::as_str),
+            "lazy_base": info.lazy_base.as_ref().map(|lazy| lazy.path.display().to_string()),
+        });
+        text.push_str(&format!(
+            "volume {}\n  size     {} ({} bytes)\n  base     {}\n  home     {}\n  created  {}\n",
+            info.name,
+            format_bytes(info.size),
+            info.size,
+            info.base.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+            info.home,
+            time(info.created),
+        ));
+        if let Some(lazy) = info.lazy_base {
+            text.push_str(&format!("  stands on file {}\n", lazy.path.display()));
+        }
+    }
+    match resolve(&opened.store, name).await {
+        Ok(entry) => {
+            let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+            let labels = checkpoint.labels.iter().map(|(key, value)| format!("  {key}={value}\n"));
+            text.push_str(&format!(
+                "image {name}\n  checkpoint {}\n  size       {} ({} bytes)\n  root       {}\n  parent     {}\n  created    {}\n{}",
+                entry.checkpoint,
+                format_bytes(checkpoint.size),
+                checkpoint.size,
+                checkpoint.root.map_or_else(|| "none: all zero".to_owned(), |id| id.to_string()),
+                checkpoint.parent.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+                time(checkpoint.created),
+                labels.collect::<String>(),
+            ));
+            value["image"] = json!({
+                "name": name.name.as_str(), "checkpoint": entry.checkpoint.to_string(), "size": checkpoint.size,
+                "root": checkpoint.root.map(|id| id.to_string()),
+                "parent": checkpoint.parent.map(|id| id.to_string()),
+                "created_ms": checkpoint.created.0, "labels": checkpoint.labels,
+            });
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound && !text.is_empty() => {}
+        Err(error) => return Err(error),
+    }
+    output.result(&value, &text);
+    Ok(())
+}
+
+pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Result<()> {
+    let opened = host.store().await?;
+    let record = record(&opened, image).await?;
+    let (mut entries, mut text) = (Vec::new(), String::new());
+    let mut newer = None;
+    for (back, entry) in record.history.iter().enumerate() {
+        let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+        // What the next newer one changed is told with that one.
+        if let Some((line, index_of_newer)) = newer.take() {
+            push_line(
+                &mut entries,
+                &mut text,
+                line,
+                Some(gabion::core::ops::diff(&index, &index_of_newer).await?.blocks),
+            );
+        }
+        let labels: Vec<_> = checkpoint.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let line = Line { back, entry: *entry, labels: labels.join(" ") };
+        newer = Some((line, index));
+    }
+    if let Some((line, _)) = newer {
+        push_line(&mut entries, &mut text, line, None);
+    }
+    output.result(&json!({ "image": image.as_str(), "history": entries }), &text);
+    Ok(())
+}
+
+struct Line {
+    back: usize,
+    entry: gabion::core::format::image_record::HistoryEntry,
+    labels: String,
+}
+
+fn push_line(entries: &mut Vec<Value>, text: &mut String, line: Line, changed: Option<u64>) {
+    let changed = changed.map(|blocks| blocks * BLOCK_SIZE as u64);
+    entries.push(json!({
+        "checkpoint": line.entry.checkpoint.to_string(), "size": line.entry.size,
+        "created_ms": line.entry.created.0, "changed": changed,
+    }));
+    text.push_str(&format!(
+        "~{:<3} {}  {}  {:>10}  {:>10} changed  {}\n",
+        line.back,
+        line.entry.checkpoint.short(),
+        time(line.entry.created),
+        format_bytes(line.entry.size),
+        changed.map_or_else(|| "-".to_owned(), format_bytes),
+        line.labels,
+    ));
+}
+
+async fn record(opened: &Opened, image: &ImageName) -> Result<ImageRecord> {
+    match opened.store.index.read_image(image).await? {
+        Some(found) => Ok(found.value),
+        // Asked for again, for an error that knows the nearest names.
+        None => Err(match resolve(&opened.store, &image.clone().into()).await {
+            Err(error) => error,
+            Ok(_) => Error::new(ErrorKind::Conflict, format!("image '{image}' appeared just now: try again")),
+        }),
+    }
+}
+
+pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
+    let opened = host.store().await?;
+    let local = opened.local.clone();
+    let usage = blocking(move || local.usage()).await?;
+    let total = usage.packs + usage.locators + usage.maps + usage.records;
+    let value = json!({
+        "store": opened.url.to_string(), "total": total, "packs": usage.packs, "locators": usage.locators,
+        "maps": usage.maps, "records": usage.records, "pack_count": usage.pack_count, "entries": usage.entries,
+    });
+    let text = format!(
+        "{}\n  packs     {:>10}  in {}, with {} entries\n  locators  {:>10}\n  maps      {:>10}\n  records   {:>10}\n  total     {:>10}",
+        opened.url,
+        format_bytes(usage.packs),
+        usage.pack_count,
+        usage.entries,
+        format_bytes(usage.locators),
+        format_bytes(usage.maps),
+        format_bytes(usage.records),
+        format_bytes(total),
+    );
+    output.result(&value, &text);
+    Ok(())
+}
+
+pub(super) fn config(host: &Host, output: &Output) {
+    let places = host.places();
+    let table = host.settings().table();
+    let paths = [
+        ("store folder", places.store()),
+        ("volumes", places.volumes()),
+        ("cache", places.cache.clone()),
+        ("sockets", places.runtime.clone()),
+        ("config file", places.config.clone()),
+    ];
+    let settings: Vec<_> = table
+        .iter()
+        .map(|(name, value, origin)| json!({ "name": name, "value": value, "origin": origin }))
+        .collect();
+    let places: serde_json::Map<_, _> = paths
+        .iter()
+        .map(|(name, path)| (name.replace(' ', "_"), json!(path.display().to_string())))
+        .collect();
+    let mut text = String::new();
+    for (name, value, origin) in &table {
+        let origin = format!("{origin:?}").to_lowercase();
+        text.push_str(&format!("{name:<14} {value}  ({origin})\n"));
+    }
+    for (name, store) in &host.settings().stores {
+        text.push_str(&format!("{:<14} {store}  (file)\n", format!("stores.{name}")));
+    }
+    for (name, path) in &paths {
+        text.push_str(&format!("{name:<14} {}\n", path.display()));
+    }
+    output
+        .result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text);
+}

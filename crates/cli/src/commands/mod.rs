@@ -1,0 +1,82 @@
+//! The verbs, a file for each family.
+
+mod images;
+mod import;
+mod inspect;
+mod serve;
+mod volumes;
+
+use std::process::ExitCode;
+
+use gabion::{
+    Host, Origin, Places, Settings,
+    core::{Error, Result},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    args::{Args, Verb},
+    output::Output,
+};
+
+/// Runs a command line.
+pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
+    let places = Places::from_env()?;
+    let mut settings = Settings::load(&places.config)?;
+    settings.store.set(args.store.map(Some), Origin::Flag);
+    if let Verb::Import { chunker, compression, .. } = &args.verb {
+        settings.chunker.set(*chunker, Origin::Flag);
+        settings.compression.set(*compression, Origin::Flag);
+    }
+    let host = Host::new(places, settings);
+    match args.verb {
+        Verb::Init { url } => images::init(&host, output, &url).await?,
+        Verb::Import { file, name, label, .. } => {
+            import::import(&host, output, &file, name, label.into_iter().collect()).await?;
+        }
+        Verb::Create { volume, from, size } => {
+            volumes::create(&host, output, &volume, from.as_ref(), size).await?;
+        }
+        Verb::Serve(serve) => serve::serve(&host, output, serve).await?,
+        Verb::Checkpoint { volume, image, label } => {
+            volumes::checkpoint(&host, output, &volume, image, label.into_iter().collect()).await?;
+        }
+        Verb::Ls => inspect::ls(&host, output).await?,
+        Verb::Show { name } => inspect::show(&host, output, &name).await?,
+        Verb::Log { image } => inspect::log(&host, output, &image).await?,
+        Verb::Diff { a, b } => images::diff(&host, output, &a, &b).await?,
+        Verb::Export { image, file, force } => import::export(&host, output, &image, &file, force).await?,
+        Verb::Tag { from, to } => images::tag(&host, output, &from, &to).await?,
+        Verb::Rm { name, image, volume } => volumes::remove(&host, output, &name, image, volume).await?,
+        Verb::Check { content } => return images::check(&host, output, content).await,
+        Verb::Du => inspect::du(&host, output).await?,
+        Verb::Config => inspect::config(&host, output),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGTERM or SIGINT. If neither can be caught, they end the process as they always did.
+pub(crate) async fn stop_signal() {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::with_source(gabion::core::ErrorKind::Unavailable, "a worker died", e))?
+}
+
+/// A time for people, in UTC.
+fn time(at: gabion::core::clock::Timestamp) -> String {
+    let time = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| "?".to_owned(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}

@@ -1,0 +1,100 @@
+//! Verbs on volumes: `create`, `checkpoint`, `rm`.
+
+use std::collections::BTreeMap;
+
+use gabion::{
+    Host,
+    control::{self, CheckpointReply, CheckpointRequest},
+    core::{
+        Error, ErrorKind, ImageName, Result,
+        ops::{self, ImageRef},
+    },
+    format_bytes,
+};
+use serde_json::json;
+
+use crate::output::Output;
+
+pub(super) async fn create(
+    host: &Host,
+    output: &Output,
+    name: &ImageName,
+    from: Option<&ImageRef>,
+    size: Option<u64>,
+) -> Result<()> {
+    host.create_volume(name, from, size).await?;
+    let info = host.volumes().look_up(name)?.info;
+    let value = json!({
+        "volume": name.as_str(), "size": info.size, "base": info.base.map(|id| id.to_string()), "home": info.home,
+    });
+    let from = from.map_or_else(|| "empty".to_owned(), |image| format!("from {image}"));
+    output.result(&value, &format!("made volume {name}: {}, {from}", format_bytes(info.size)));
+    Ok(())
+}
+
+pub(super) async fn checkpoint(
+    host: &Host,
+    output: &Output,
+    name: &ImageName,
+    image: Option<ImageName>,
+    labels: BTreeMap<String, String>,
+) -> Result<()> {
+    let made = match host.open_volume(name, None).await {
+        Ok(volume) => {
+            let (job, bar) = output.job("storing");
+            let made = volume.checkpoint(image.as_ref(), labels, &job).await;
+            bar.finish_and_clear();
+            CheckpointReply::new(image.as_ref().unwrap_or(name).as_str(), &made?)
+        }
+        // In use: by a server that takes commands, or by something that does not.
+        Err(error) if error.kind() == ErrorKind::Conflict => {
+            let note = host.volumes().read_lock_note(name)?;
+            let Some(socket) = note.as_deref().and_then(control::socket_of_note) else { return Err(error) };
+            let image = image.map(|name| name.to_string());
+            let request = CheckpointRequest { volume: name.to_string(), image, labels };
+            control::checkpoint(&socket, &request).await?
+        }
+        Err(error) => return Err(error),
+    };
+    let text = format!(
+        "{}@{}: {} changed, {} new, {} stored; writes were held {:.1} ms",
+        made.image,
+        &made.checkpoint[..8],
+        format_bytes(made.changed),
+        format_bytes(made.new),
+        format_bytes(made.stored),
+        made.held_ms,
+    );
+    output.result(&json!(made), &text);
+    Ok(())
+}
+
+pub(super) async fn remove(
+    host: &Host,
+    output: &Output,
+    name: &ImageName,
+    image: bool,
+    volume: bool,
+) -> Result<()> {
+    let opened = host.store().await?;
+    let has_volume = !image && host.volumes().contains(name)?;
+    let has_image = !volume && opened.store.index.read_image(name).await?.is_some();
+    let what = match (has_volume, has_image) {
+        (true, true) => {
+            return Err(Error::invalid(format!(
+                "'{name}' is an image and a volume: say --image or --volume"
+            )));
+        }
+        (true, false) => {
+            host.remove_volume(name).await?;
+            "volume"
+        }
+        (false, _) if volume => return Err(Error::not_found(format!("there is no volume '{name}'"))),
+        (false, _) => {
+            ops::remove(&opened.store, name).await?;
+            "image"
+        }
+    };
+    output.result(&json!({ "removed": what, "name": name.as_str() }), &format!("removed {what} {name}"));
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! A host: its stores and volumes, behind one memory cache.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use gabion_store_core::{
+    CheckpointId, Error, ErrorKind, ImageName, Result,
+    clock::{Clock, SystemClock},
+    ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
+    overlay::MemoryOverlay,
+    stores::MemoryCache,
+    types::VolumeId,
+    volume::{Base, CheckpointOptions, Checkpointed, IndexBase, Volume},
+};
+use gabion_store_local::{
+    disk_file::LazyFile,
+    fs::{Fs, StdFs},
+    overlay::{LocalOverlay, VolumeInfo, VolumeRecord, Volumes},
+    store::LocalStore,
+};
+use parking_lot::Mutex;
+
+use crate::{Opened, Places, Settings, StoreUrl, open::open_with};
+
+/// Stores and volumes of a host.
+#[derive(Debug)]
+pub struct Host {
+    places: Places,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    fs: Arc<dyn Fs>,
+    cache: Arc<MemoryCache>,
+    volumes: Volumes,
+    stores: Mutex<HashMap<StoreUrl, Opened>>,
+}
+
+/// A volume that this process has open; no other can.
+#[derive(Debug)]
+pub struct OpenVolume {
+    /// Its name.
+    pub name: ImageName,
+    /// The disk.
+    pub volume: Volume,
+    /// Its home store.
+    pub home: Opened,
+    overlay: Arc<LocalOverlay>,
+    clock: Arc<dyn Clock>,
+    ingest: IngestOptions,
+}
+
+impl Host {
+    /// A host with these places and settings. Touches nothing.
+    pub fn new(places: Places, settings: Settings) -> Self {
+        let fs: Arc<dyn Fs> = Arc::new(StdFs::new());
+        Self {
+            volumes: Volumes::new(Arc::clone(&fs), places.volumes()),
+            cache: Arc::new(MemoryCache::new(usize::try_from(settings.memory_cache.value).unwrap_or(usize::MAX))),
+            clock: Arc::new(SystemClock),
+            stores: Mutex::default(),
+            places,
+            settings,
+            fs,
+        }
+    }
+
+    /// Where things lie.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// What is in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The volumes, by name.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    /// How content becomes chunks, by the settings.
+    pub fn ingest(&self) -> IngestOptions {
+        IngestOptions { chunking: self.settings.chunker.value, compression: self.settings.compression.value }
+    }
+
+    /// The store that a name of the configuration or a URL means.
+    pub fn store_url(&self, text: &str) -> Result<StoreUrl> {
+        self.settings.stores.get(text).map_or(text, String::as_str).parse()
+    }
+
+    /// Opens the store in force. The default local store is made if it is not there.
+    pub async fn store(&self) -> Result<Opened> {
+        match &self.settings.store.value {
+            Some(text) => self.open_store(&self.store_url(text)?).await,
+            None => {
+                let url = StoreUrl::Folder(self.places.store());
+                if self.stores.lock().contains_key(&url) {
+                    return self.open_store(&url).await;
+                }
+                match self.init_store(&url).await {
+                    Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                    _ => {}
+                }
+                self.open_store(&url).await
+            }
+        }
+    }
+
+    /// Opens a store, or takes it from those that are open.
+    pub async fn open_store(&self, url: &StoreUrl) -> Result<Opened> {
+        let open = self.stores.lock().get(url).cloned();
+        if let Some(open) = open {
+            return Ok(open);
+        }
+        let opened = open_with(url, &self.cache, self.settings.memory_cache.value).await?;
+        Ok(self.stores.lock().entry(url.clone()).or_insert(opened).clone())
+    }
+
+    /// Makes an empty store; `AlreadyExists` if there is one.
+    pub async fn init_store(&self, url: &StoreUrl) -> Result<()> {
+        let StoreUrl::Folder(folder) = url;
+        let (fs, clock, folder) = (Arc::clone(&self.fs), Arc::clone(&self.clock), folder.clone());
+        blocking(move || {
+            if let Some(parent) = folder.parent() {
+                make_folders(parent)?;
+            }
+            LocalStore::init(fs, &folder, &*clock).map(drop)
+        })
+        .await
+    }
+
+    /// Makes a volume of `size` zero bytes, or of a checkpoint of the store in force, in which case `size`
+    /// may make it larger.
+    pub async fn create_volume(&self, name: &ImageName, from: Option<&ImageRef>, size: Option<u64>) -> Result<()> {
+        let home = self.store().await?;
+        let id = VolumeId::random()?;
+        let mut info = VolumeInfo {
+            id,
+            name: name.clone(),
+            size: size.unwrap_or(0),
+            base: None,
+            home: home.url.to_string(),
+            lazy_base: None,
+            lineage: from.map(|image| image.name.clone()),
+            created: self.clock.now(),
+        };
+        let Some(from) = from else {
+            return self.add_volume(info).await;
+        };
+        let entry = resolve(&home.store, from).await?;
+        // From before the volume exists its base is a root; and then the base is looked for again.
+        pin(&home.store, &*self.clock, id, entry.checkpoint).await?;
+        let made = async {
+            let (checkpoint, _) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
+            info.size = size.unwrap_or(checkpoint.size);
+            info.base = Some(entry.checkpoint);
+            if info.size < checkpoint.size {
+                return Err(Error::invalid(format!(
+                    "volume '{name}' can't be smaller than its image '{from}' of {} bytes",
+                    checkpoint.size
+                )));
+            }
+            self.add_volume(info).await
+        }
+        .await;
+        if made.is_err() {
+            unpin(&home.store, id, None).await?;
+        }
+        made
+    }
+
+    /// Makes a volume of a raw disk file, to be served at once and ingested in the background.
+    pub async fn create_lazy_volume(&self, name: &ImageName, file: &Path) -> Result<()> {
+        let home = self.store().await?;
+        let source = file.to_owned();
+        let lazy = blocking(move || LazyFile::describe(&source)).await?;
+        self.add_volume(VolumeInfo {
+            id: VolumeId::random()?,
+            name: name.clone(),
+            size: lazy.size,
+            base: None,
+            home: home.url.to_string(),
+            lazy_base: Some(lazy),
+            lineage: None,
+            created: self.clock.now(),
+        })
+        .await
+    }
+
+    async fn add_volume(&self, info: VolumeInfo) -> Result<()> {
+        let (root, volumes) = (self.places.data.clone(), self.volumes.clone());
+        blocking(move || {
+            make_folders(&root)?;
+            volumes.create(info).map(drop)
+        })
+        .await
+    }
+
+    /// Opens a volume for this process alone. `note` is left in its lock file, for whoever finds it held.
+    pub async fn open_volume(&self, name: &ImageName, note: Option<&str>) -> Result<OpenVolume> {
+        let (volumes, wanted, note) = (self.volumes.clone(), name.clone(), note.map(str::to_owned));
+        let overlay = Arc::new(blocking(move || volumes.open(&wanted, note.as_deref())).await?);
+        let VolumeRecord { info, .. } = overlay.record();
+        let home = self.open_store(&info.home.parse()?).await?;
+        let label = format!("volume '{name}'");
+        let base = match (info.base, &info.lazy_base) {
+            (Some(id), _) => {
+                let (_, index) = open_checkpoint(&home.nodes, id)
+                    .await
+                    .map_err(|e| e.context(format!("the base of {label} in {}", home.url)))?;
+                Base::Index(IndexBase::new(index))
+            }
+            (None, Some(lazy)) => {
+                let (lazy, folder) = (lazy.clone(), overlay.folder().to_owned());
+                Base::Source(Arc::new(blocking(move || LazyFile::open(&lazy, &folder)).await?))
+            }
+            (None, None) => Base::Empty,
+        };
+        let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
+        let (clock, ingest) = (Arc::clone(&self.clock), self.ingest());
+        Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest })
+    }
+
+    /// Opens a checkpoint of the store in force as a disk that is only read.
+    pub async fn open_image(&self, image: &ImageRef) -> Result<(Volume, CheckpointId)> {
+        let (base, size, id) = self.base_of(image).await?;
+        Ok((Volume::read_only(format!("image '{image}'"), base, size), id))
+    }
+
+    /// Opens a checkpoint of the store in force as a disk whose writes are kept in memory and end with it.
+    pub async fn open_image_ephemeral(&self, image: &ImageRef) -> Result<(Volume, CheckpointId)> {
+        let (base, size, id) = self.base_of(image).await?;
+        let overlay = Arc::new(MemoryOverlay::new(size));
+        Ok((Volume::writable(format!("ephemeral copy of image '{image}'"), overlay, base, Some(id), size), id))
+    }
+
+    async fn base_of(&self, image: &ImageRef) -> Result<(Base, u64, CheckpointId)> {
+        let home = self.store().await?;
+        let entry = resolve(&home.store, image).await?;
+        let (checkpoint, index) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
+        Ok((Base::Index(IndexBase::new(index)), checkpoint.size, entry.checkpoint))
+    }
+
+    /// Removes a volume and what it holds; its image and checkpoints stay. `Conflict` if it is in use.
+    pub async fn remove_volume(&self, name: &ImageName) -> Result<()> {
+        let record = self.volumes.look_up(name)?;
+        let (volumes, wanted) = (self.volumes.clone(), name.clone());
+        blocking(move || volumes.remove(&wanted)).await?;
+        let home = self.open_store(&record.info.home.parse()?).await?;
+        unpin(&home.store, record.info.id, None).await
+    }
+}
+
+impl OpenVolume {
+    /// The volume's id.
+    pub fn id(&self) -> VolumeId {
+        self.overlay.record().info.id
+    }
+
+    /// Leaves a note in the volume's lock file, for whoever finds it held.
+    pub fn set_note(&self, note: &str) -> Result<()> {
+        self.overlay.set_lock_note(note)
+    }
+
+    /// Whether the volume stands on a file that is not wholly in its home store yet.
+    pub fn is_lazy(&self) -> bool {
+        self.overlay.record().info.lazy_base.is_some()
+    }
+
+    /// Appends the volume's state to an image of its home store: the one of its own name, or `image`.
+    pub async fn checkpoint(
+        &self,
+        image: Option<&ImageName>,
+        labels: BTreeMap<String, String>,
+        job: &Job,
+    ) -> Result<Checkpointed> {
+        let options = self.options(image, labels);
+        self.volume.checkpoint(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await
+    }
+
+    /// Brings the rest of a lazy base into the home store.
+    pub async fn complete_ingest(&self, job: &Job) -> Result<()> {
+        let options = self.options(None, BTreeMap::new());
+        self.volume.complete_ingest(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await
+    }
+
+    fn options(&self, image: Option<&ImageName>, labels: BTreeMap<String, String>) -> CheckpointOptions {
+        CheckpointOptions {
+            owner: self.id(),
+            image: image.unwrap_or(&self.name).clone(),
+            labels,
+            ingest: self.ingest,
+        }
+    }
+}
+
+/// Makes a folder and its parents, readable by their owner alone.
+fn make_folders(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|e| Error::io(format!("folder {} can't be made", folder.display()), e))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?
+}

@@ -1,0 +1,165 @@
+//! A server of volumes and images, with a control socket beside the NBD one.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use gabion_nbd::Limits;
+use gabion_store_core::{BlockDevice, Error, ErrorKind, ImageName, Result, ops::Job, volume::Checkpointed};
+use tokio_util::sync::CancellationToken;
+
+use crate::{OpenVolume, control::ControlServer};
+
+/// Something that is served under a name.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// The name.
+    pub name: String,
+    /// The disk.
+    pub device: Arc<dyn BlockDevice>,
+    /// The volume behind it, if it is one: what can be checkpointed.
+    pub volume: Option<Arc<OpenVolume>>,
+    /// What it is, for clients that list exports.
+    pub description: String,
+}
+
+impl Export {
+    /// A volume under its name.
+    pub fn volume(volume: OpenVolume) -> Self {
+        Self {
+            name: volume.name.to_string(),
+            device: Arc::new(volume.volume.clone()),
+            description: format!("volume, home {}", volume.home.url),
+            volume: Some(Arc::new(volume)),
+        }
+    }
+
+    /// Any device.
+    pub fn device(name: impl Into<String>, device: Arc<dyn BlockDevice>, description: impl Into<String>) -> Self {
+        Self { name: name.into(), device, volume: None, description: description.into() }
+    }
+}
+
+/// Serves exports over NBD.
+#[derive(Debug)]
+pub struct Server;
+
+/// What a [`Server`] serves, and how.
+#[derive(Debug, Default)]
+pub struct ServerBuilder {
+    exports: Vec<Export>,
+    limits: Limits,
+    control: Option<PathBuf>,
+}
+
+/// A running server. Dropping it stops the server and removes its sockets, but promises no flush.
+#[derive(Debug)]
+pub struct ServerHandle {
+    nbd: gabion_nbd::ServerHandle,
+    exports: Arc<[Export]>,
+    control: Option<ControlServer>,
+    ingests: CancellationToken,
+}
+
+impl Server {
+    /// An empty server.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+}
+
+impl ServerBuilder {
+    /// Adds an export. The first is also the one that clients get who name none.
+    #[must_use]
+    pub fn export(mut self, export: Export) -> Self {
+        self.exports.push(export);
+        self
+    }
+
+    /// Bounds on clients.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Listens for commands, too, on a Unix socket of this path; volumes' lock files say where.
+    #[must_use]
+    pub fn control(mut self, path: impl Into<PathBuf>) -> Self {
+        self.control = Some(path.into());
+        self
+    }
+
+    /// Serves on a Unix socket. Volumes on a lazy base begin to ingest it in the background.
+    pub async fn serve_unix(self, socket: &Path) -> Result<ServerHandle> {
+        let mut nbd = gabion_nbd::Server::builder().limits(self.limits);
+        for export in &self.exports {
+            nbd = nbd.export(export.name.clone(), Arc::clone(&export.device)).description(export.description.clone());
+        }
+        let nbd = nbd.serve_unix(socket).await?;
+        let exports: Arc<[Export]> = self.exports.into();
+        let control = match self.control {
+            None => None,
+            Some(path) => {
+                let control = ControlServer::start(&path, Arc::clone(&exports))?;
+                for volume in exports.iter().filter_map(|export| export.volume.as_ref()) {
+                    volume.set_note(&crate::control::note(&path))?;
+                }
+                Some(control)
+            }
+        };
+        let ingests = CancellationToken::new();
+        for volume in exports.iter().filter_map(|export| export.volume.clone()).filter(|volume| volume.is_lazy()) {
+            tokio::spawn(ingest(volume, ingests.clone()));
+        }
+        Ok(ServerHandle { nbd, exports, control, ingests })
+    }
+}
+
+async fn ingest(volume: Arc<OpenVolume>, cancel: CancellationToken) {
+    let job = Job { progress: None, cancel };
+    match volume.complete_ingest(&job).await {
+        Ok(()) => tracing::info!("volume '{}' is ingested: its file is no longer needed", volume.name),
+        Err(e) if e.kind() == ErrorKind::Cancelled => {}
+        Err(e) => tracing::error!("volume '{}' can't be ingested: {}", volume.name, e.report()),
+    }
+}
+
+impl ServerHandle {
+    /// URI of the first export.
+    pub fn uri(&self) -> String {
+        self.nbd.uri()
+    }
+
+    /// Names of the exports and their URIs.
+    pub fn uris(&self) -> Vec<(String, String)> {
+        let uri = |export: &Export| Some((export.name.clone(), self.nbd.uri_of(&export.name)?));
+        self.exports.iter().filter_map(uri).collect()
+    }
+
+    /// A live checkpoint of a served volume, to the image of its name or to `image`.
+    pub async fn checkpoint(&self, volume: &str, image: Option<&ImageName>) -> Result<Checkpointed> {
+        let found = find_volume(&self.exports, volume)?;
+        found.checkpoint(image, std::collections::BTreeMap::new(), &Job::default()).await
+    }
+
+    /// Stops taking connections, finishes what is in flight, flushes, and removes the sockets.
+    ///
+    /// **Durability**: on success everything that was answered is durable.
+    pub async fn shutdown(self) -> Result<()> {
+        self.ingests.cancel();
+        if let Some(control) = self.control {
+            control.stop().await;
+        }
+        self.nbd.shutdown().await
+    }
+}
+
+pub(crate) fn find_volume<'a>(exports: &'a [Export], name: &str) -> Result<&'a Arc<OpenVolume>> {
+    let export = exports.iter().find(|export| export.name == name);
+    let export = export.ok_or_else(|| Error::not_found(format!("this server serves no '{name}'")))?;
+    export.volume.as_ref().ok_or_else(|| {
+        Error::new(ErrorKind::ReadOnly, format!("'{name}' is served from an image and has nothing to checkpoint"))
+    })
+}

@@ -1,0 +1,215 @@
+//! Turning a disk, read from its start, into segments of cut data and zeros.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Cutter, Piece};
+use crate::{BLOCK_SIZE, BlockRange, Error, Result, types::MAX_DISK_SIZE};
+
+/// Bytes read at a time.
+const READ_LEN: usize = 2 * 1024 * 1024;
+
+/// What a [`DiskSource`] has next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// This many bytes were put in the buffer, at least 1.
+    Data(usize),
+    /// This many bytes are zero, at least 1.
+    Zero(u64),
+    /// This many bytes, at least 1, are not to be touched. Whole blocks, unless the disk ends with it.
+    Skip(u64),
+    /// The disk has ended.
+    End,
+}
+
+/// A disk that is read once, from its start. Methods may block.
+pub trait DiskSource: Send {
+    /// Size in bytes, if it is known before the end.
+    fn size(&self) -> Option<u64>;
+
+    /// What comes next; data goes to the front of `buf`, which is not empty. Zeros and skips begin where the
+    /// last call ended; `Skip` only at a block's start.
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next>;
+}
+
+/// A run of a disk, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Whole blocks of data, cut into pieces; blocks in no piece are zero.
+    Data {
+        /// Block of the disk at the start of `bytes`.
+        first: u64,
+        /// The blocks; the disk's last one is filled up with zeros.
+        bytes: Bytes,
+        /// The chunks to be.
+        pieces: Vec<Piece>,
+    },
+    /// Blocks that are zero.
+    Zero(BlockRange),
+}
+
+impl Segment {
+    /// Number of blocks.
+    pub fn blocks(&self) -> u64 {
+        match self {
+            Self::Data { bytes, .. } => (bytes.len() / BLOCK_SIZE) as u64,
+            Self::Zero(range) => range.count(),
+        }
+    }
+}
+
+/// Reads a source to its end, segment by segment.
+pub struct Segments<S> {
+    source: S,
+    cutter: Cutter,
+    /// Data read and not yet cut; the first byte is that of block `first`.
+    buffer: BytesMut,
+    filled: usize,
+    first: u64,
+    /// A zero run met while data was waiting to be cut.
+    pending: Option<Next>,
+    /// Bytes of the disk so far.
+    size: u64,
+    ended: bool,
+}
+
+impl<S> std::fmt::Debug for Segments<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segments")
+            .field("cutter", &self.cutter)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: DiskSource> Segments<S> {
+    /// The segments of a source.
+    pub fn new(source: S, cutter: Cutter) -> Self {
+        Self {
+            source,
+            cutter,
+            buffer: BytesMut::new(),
+            filled: 0,
+            first: 0,
+            pending: None,
+            size: 0,
+            ended: false,
+        }
+    }
+
+    /// Bytes of the disk read so far; at the end, its size.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The next segment; `None` at the end of the disk.
+    pub fn next_segment(&mut self) -> Result<Option<Segment>> {
+        loop {
+            if let Some(next) = self.pending.take() {
+                if let Some(segment) = self.pass_over(next) {
+                    return Ok(Some(segment));
+                }
+                continue;
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            let (next, contiguous) = self.fill()?;
+            if !contiguous {
+                self.pending = Some(next);
+            }
+            if let Some(segment) = self.cut(!contiguous) {
+                return Ok(Some(segment));
+            }
+        }
+    }
+
+    /// Reads until the buffer is full (true) or the run of data has ended with something else (false).
+    fn fill(&mut self) -> Result<(Next, bool)> {
+        // What was left of the last buffer comes first, so that cuts don't depend on where reads ended.
+        let kept = self.buffer.len();
+        self.filled = kept;
+        self.buffer.resize((kept + READ_LEN).next_multiple_of(BLOCK_SIZE), 0);
+        while self.filled < self.buffer.len() {
+            let next = self.source.next(&mut self.buffer[self.filled..])?;
+            match next {
+                Next::Data(read) => {
+                    self.filled += read;
+                    self.grow(read as u64)?;
+                }
+                Next::Zero(zeros) if !self.filled.is_multiple_of(BLOCK_SIZE) => {
+                    // Zeros that begin inside a block fill it up as data.
+                    let head = (BLOCK_SIZE - self.filled % BLOCK_SIZE)
+                        .min(usize::try_from(zeros).unwrap_or(BLOCK_SIZE));
+                    self.buffer[self.filled..self.filled + head].fill(0);
+                    self.filled += head;
+                    self.grow(head as u64)?;
+                    if zeros > head as u64 {
+                        return Ok((Next::Zero(zeros - head as u64), false));
+                    }
+                }
+                other => return Ok((other, false)),
+            }
+        }
+        Ok((Next::End, true))
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<()> {
+        match self.size.checked_add(bytes) {
+            Some(size) if size <= MAX_DISK_SIZE => self.size = size,
+            _ => return Err(Error::invalid(format!("the disk is larger than {MAX_DISK_SIZE} bytes"))),
+        }
+        Ok(())
+    }
+
+    /// Cuts what is in the buffer; all of it if the run has ended.
+    fn cut(&mut self, run_ended: bool) -> Option<Segment> {
+        let whole = if run_ended { self.filled.next_multiple_of(BLOCK_SIZE) } else { self.filled };
+        debug_assert!(whole.is_multiple_of(BLOCK_SIZE) && whole <= self.buffer.len());
+        self.buffer[self.filled..whole].fill(0);
+        let mut pieces = Vec::new();
+        let done = self.cutter.cut(&self.buffer[..whole], self.first, run_ended, &mut pieces);
+        self.buffer.truncate(whole);
+        let mut data = self.buffer.split_to(done * BLOCK_SIZE);
+        // The tail moves to a buffer of its own: a segment owns its memory, and gives it back as a whole.
+        let tail = std::mem::take(&mut self.buffer);
+        self.buffer = BytesMut::with_capacity(READ_LEN + tail.len());
+        self.buffer.extend_from_slice(&tail);
+        let first = self.first;
+        self.first += done as u64;
+        if data.is_empty() {
+            return None;
+        }
+        if pieces.is_empty() {
+            return Some(Segment::Zero(BlockRange::new(first, self.first)));
+        }
+        Some(Segment::Data { first, bytes: data.split().freeze(), pieces })
+    }
+
+    /// Goes past a run that is no data; the buffer is empty.
+    fn pass_over(&mut self, next: Next) -> Option<Segment> {
+        match next {
+            Next::End | Next::Data(_) => {
+                self.ended = true;
+                None
+            }
+            Next::Skip(bytes) => {
+                self.size += bytes;
+                self.first = self.size / BLOCK_SIZE as u64;
+                None
+            }
+            Next::Zero(bytes) => {
+                let whole = bytes / BLOCK_SIZE as u64;
+                self.size += whole * BLOCK_SIZE as u64;
+                let range = BlockRange::new(self.first, self.first + whole);
+                self.first = range.end;
+                let rest = (bytes % BLOCK_SIZE as u64) as usize;
+                if rest > 0 {
+                    // A hole that ends inside a block: its start is data that happens to be zero.
+                    self.buffer = BytesMut::zeroed(rest);
+                    self.size += rest as u64;
+                }
+                (!range.is_empty()).then_some(Segment::Zero(range))
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A live checkpoint: freeze for milliseconds, store in the background, publish, stand on the result.
+//!
+//! 1. Flush, with writes going on, so that little is left to do under the barrier.
+//! 2. Add an empty layer, durably; then put it on top. From here on the layers below never change.
+//! 3. Store what they hold, write the changed nodes, publish.
+//! 4. Pin the new base, record it, drop the frozen layers: in this order, so that whatever the volume's
+//!    record names is there.
+//!
+//! If step 3 or 4 fails, the frozen layers stay where they are, the volume goes on, and the next checkpoint
+//! takes them all together.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    Base, IndexBase, Shared, View, Volume,
+    frozen::{FrozenSource, fragmented},
+};
+use crate::{
+    CheckpointId, ImageName, Result, Store,
+    clock::Clock,
+    format::checkpoint::Checkpoint,
+    index::{Index, NodeCache},
+    ops::{IngestOptions, IngestStats, Job, Publish, ingest, pin, publish, store_checkpoint, unpin},
+    types::VolumeId,
+};
+
+/// Most layers of a volume. A checkpoint that finds as many first stores the frozen ones as they are.
+const MAX_LAYERS: usize = 8;
+
+/// What a checkpoint needs beside the volume.
+#[derive(Clone, Debug)]
+pub struct CheckpointOptions {
+    /// The volume, as its home store's pins name it.
+    pub owner: VolumeId,
+    /// The image that the checkpoint is appended to.
+    pub image: ImageName,
+    /// What to say of the checkpoint.
+    pub labels: BTreeMap<String, String>,
+    /// How content becomes chunks.
+    pub ingest: IngestOptions,
+}
+
+/// A checkpoint that was made.
+#[derive(Clone, Debug)]
+pub struct Checkpointed {
+    /// Its id.
+    pub checkpoint: CheckpointId,
+    /// Size of its disk in bytes.
+    pub size: u64,
+    /// How long writes were held.
+    pub held: Duration,
+    /// What was stored.
+    pub stats: IngestStats,
+}
+
+impl Volume {
+    /// Appends the volume's state to an image of its home store. The checkpoint is one point in time that
+    /// holds every write answered before this call; on success it is durable with its name.
+    ///
+    /// `nodes` reads the home store's index nodes.
+    ///
+    /// **Cancel safety**: the volume goes on as it was; frozen layers are taken up by the next checkpoint.
+    pub async fn checkpoint(
+        &self,
+        home: &Store,
+        nodes: &Arc<NodeCache>,
+        clock: &dyn Clock,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<Checkpointed> {
+        let _alone = self.shared.rebasing.lock().await;
+        if self.shared.view().layers.len() >= MAX_LAYERS {
+            self.shared.store_frozen(home, nodes, clock, options, job).await?;
+        }
+        let overlay = self.shared.overlay()?;
+        self.shared.complete_base(home, nodes, clock, options, job).await?;
+        overlay.flush().await?;
+        let layer = overlay.push_layer().await?;
+        let held = self.shared.switch_to(layer);
+        let mut made = self.shared.store_frozen(home, nodes, clock, options, job).await?;
+        made.held = held;
+        Ok(made)
+    }
+
+    /// Finishes the ingest of a lazy base: afterwards the volume stands on a checkpoint of its home store.
+    /// Does nothing if it does already.
+    pub async fn complete_ingest(
+        &self,
+        home: &Store,
+        nodes: &Arc<NodeCache>,
+        clock: &dyn Clock,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<()> {
+        let _alone = self.shared.rebasing.lock().await;
+        self.shared.complete_base(home, nodes, clock, options, job).await
+    }
+}
+
+impl Shared {
+    /// Stores and publishes all layers but the topmost, and drops them.
+    async fn store_frozen(
+        &self,
+        home: &Store,
+        nodes: &Arc<NodeCache>,
+        clock: &dyn Clock,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<Checkpointed> {
+        let view = self.view();
+        let frozen = View {
+            layers: view.layers[1..].to_vec(),
+            base: Arc::clone(&view.base),
+            checkpoint: view.checkpoint,
+            size: view.size,
+        };
+        let count = frozen.layers.len();
+        let old = match &*frozen.base {
+            Base::Index(base) => base.index().clone(),
+            Base::Empty | Base::Source(_) => Index::new(Arc::clone(nodes), None, 0),
+        };
+        let rewrite = fragmented(&frozen).await?;
+        let mut checkpoint = Checkpoint::new(frozen.size, None, clock.now())?;
+        checkpoint.parent = frozen.checkpoint;
+        checkpoint.labels.clone_from(&options.labels);
+        let ingested = ingest(old, FrozenSource::new(Arc::new(frozen), rewrite), options.ingest, job).await?;
+        checkpoint.root = ingested.index.root();
+        let id = store_checkpoint(home, &checkpoint).await?;
+        let what = Publish {
+            image: &options.image,
+            checkpoint: id,
+            size: checkpoint.size,
+            created: checkpoint.created,
+            nodes: &ingested.nodes,
+            chunks: &ingested.chunks,
+            create: false,
+        };
+        publish(home, clock, what).await?;
+        self.stand_on(home, clock, options.owner, id, ingested.index, count).await?;
+        Ok(Checkpointed {
+            checkpoint: id,
+            size: checkpoint.size,
+            held: Duration::ZERO,
+            stats: ingested.stats,
+        })
+    }
+
+    /// Makes a stored checkpoint the volume's base in place of the `count` oldest layers.
+    pub(super) async fn stand_on(
+        &self,
+        home: &Store,
+        clock: &dyn Clock,
+        owner: VolumeId,
+        checkpoint: CheckpointId,
+        index: Index,
+        count: usize,
+    ) -> Result<()> {
+        pin(home, clock, owner, checkpoint).await?;
+        self.overlay()?.rebase(checkpoint, count).await?;
+        self.change_view(|view| {
+            view.layers.truncate(view.layers.len() - count);
+            view.base = Arc::new(Base::Index(IndexBase::new(index)));
+            view.checkpoint = Some(checkpoint);
+        });
+        // The old pin protects nothing any more; if it stays, so does only what it holds.
+        if let Err(error) = unpin(home, owner, Some(checkpoint)).await {
+            tracing::warn!("{}: the pin on the old base stays: {}", self.label, error.report());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! A lazy base: a disk that is served at once and ingested in the background.
+
+use std::sync::Arc;
+
+use super::{Base, BaseSource, CheckpointOptions, Shared};
+use crate::{
+    BLOCK_SIZE, Result, Store,
+    chunking::{DiskSource, Next},
+    clock::Clock,
+    format::checkpoint::Checkpoint,
+    index::{Index, NodeCache},
+    ops::{Job, ingest, store_checkpoint},
+};
+
+impl Shared {
+    /// Ingests the base if it is a source still, and stands on the result. The caller holds `rebasing`.
+    pub(super) async fn complete_base(
+        &self,
+        home: &Store,
+        nodes: &Arc<NodeCache>,
+        clock: &dyn Clock,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<()> {
+        let view = self.view();
+        let Base::Source(source) = &*view.base else { return Ok(()) };
+        source.check()?;
+        let disk = WholeSource { source: Arc::clone(source), at: 0 };
+        let ingested = ingest(Index::new(Arc::clone(nodes), None, 0), disk, options.ingest, job).await?;
+        // Only a source that is still what it was has been read as one disk.
+        source.check()?;
+        let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), clock.now())?;
+        let id = store_checkpoint(home, &checkpoint).await?;
+        self.stand_on(home, clock, options.owner, id, ingested.index, 0).await
+    }
+}
+
+/// Reads a source from its start to its end.
+struct WholeSource {
+    source: Arc<dyn BaseSource>,
+    at: u64,
+}
+
+impl DiskSource for WholeSource {
+    fn size(&self) -> Option<u64> {
+        Some(self.source.size())
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        let size = self.source.size();
+        if self.at == size {
+            return Ok(Next::End);
+        }
+        let (hole, end) = self.source.first_run(self.at, size)?;
+        if hole {
+            let len = end - self.at;
+            self.at = end;
+            return Ok(Next::Zero(len));
+        }
+        let len = (end - self.at).min(buf.len() as u64) as usize;
+        debug_assert!(len > 0 && buf.len() >= BLOCK_SIZE.min(len));
+        self.source.read(self.at, &mut buf[..len])?;
+        self.at += len as u64;
+        Ok(Next::Data(len))
+    }
+}

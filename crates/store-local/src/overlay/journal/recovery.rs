@@ -1,0 +1,165 @@
+//! Reading a journal back after anything may have happened to it.
+//!
+//! Batches are applied in order. Where the next one is missing or bad, one of two things happened. Either
+//! a crash tore the last flush, which then was never acknowledged: its remains are dropped. Or the disk
+//! lost bytes that were durable. A batch of a higher sequence further on tells the two apart, since it is
+//! begun only after the one before it was synced: then the journal is `Corrupt`, and nothing is changed.
+
+use std::{path::PathBuf, sync::Arc};
+
+use gabion_store_core::{Error, Result, overlay::BlockStates};
+
+use super::{
+    HEADER_LEN, Header, Journal, MAX_LEN, SECTOR,
+    codec::{BATCH_HEAD_LEN, BatchHead, apply_payload},
+};
+use crate::{
+    fs::{FsFile, FsFileExt as _},
+    overlay::io_error,
+};
+
+/// Bytes read at once behind the last batch.
+const WINDOW: usize = 1 << 20;
+
+pub(super) fn recover(
+    file: Arc<dyn FsFile>,
+    path: PathBuf,
+    layer: u64,
+    blocks: u64,
+) -> Result<(Journal, BlockStates)> {
+    let len = file.len().map_err(|e| io_error("asking for the length of", &path, e))?;
+    if !(HEADER_LEN..=MAX_LEN).contains(&len) {
+        return Err(Error::corrupt(format!("{} has {len} bytes: it is no journal", path.display())));
+    }
+    let mut scan = Scan { file: &*file, path: &path, len };
+    let header = scan.header(layer)?;
+    let mut states = BlockStates::new(blocks);
+    let (mut end, mut sequence) = (HEADER_LEN, 1);
+    while let Some(stride) = scan.batch(&header, end, sequence, &mut states)? {
+        end += stride;
+        sequence += 1;
+    }
+    let dirty = scan.behind(&header, end, sequence)?;
+    if let Some(dirty) = dirty {
+        scan.zero(end, dirty)?;
+    }
+    // What was replayed may stand in memory only, if a process was killed between its write and its sync.
+    file.sync_data().map_err(|e| io_error("syncing", &path, e))?;
+    let reserved = (len - len % SECTOR).max(end);
+    Ok((Journal { file, path, header, sequence, end, reserved }, states))
+}
+
+/// The journal that is being read.
+struct Scan<'a> {
+    file: &'a dyn FsFile,
+    path: &'a PathBuf,
+    len: u64,
+}
+
+impl Scan<'_> {
+    fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|e| io_error("reading", self.path, e))
+    }
+
+    fn header(&mut self, layer: u64) -> Result<Header> {
+        let mut sector = [0; HEADER_LEN as usize];
+        self.read(&mut sector, 0)?;
+        let header = Header::decode(&sector).map_err(|e| e.context(self.path.display().to_string()))?;
+        if header.layer != layer {
+            return Err(Error::corrupt(format!(
+                "{} belongs to layer {}, not to {layer}",
+                self.path.display(),
+                header.layer
+            )));
+        }
+        Ok(header)
+    }
+
+    /// Applies the batch of `sequence` at `at`: its length, or `None` if there is no whole one.
+    fn batch(
+        &mut self,
+        header: &Header,
+        at: u64,
+        sequence: u64,
+        states: &mut BlockStates,
+    ) -> Result<Option<u64>> {
+        // The padding of the batch before may be cut off.
+        let left = self.len.saturating_sub(at);
+        if left < BATCH_HEAD_LEN as u64 {
+            return Ok(None);
+        }
+        let mut bytes = [0; BATCH_HEAD_LEN];
+        self.read(&mut bytes, at)?;
+        let Some(head) = BatchHead::find(&header.nonce, &bytes) else { return Ok(None) };
+        if head.sequence != sequence {
+            let found = head.sequence;
+            return Err(self.corrupt(at, sequence, format_args!("batch {found} stands in its place")));
+        }
+        head.check().map_err(|e| e.context(format!("{} at {at}", self.path.display())))?;
+        if left < BATCH_HEAD_LEN as u64 + u64::from(head.payload_len) {
+            return Ok(None);
+        }
+        let mut payload = vec![0; head.payload_len as usize];
+        self.read(&mut payload, at + BATCH_HEAD_LEN as u64)?;
+        if crc32c::crc32c(&payload) != head.payload_crc {
+            return Ok(None);
+        }
+        apply_payload(&payload, states).map_err(|e| self.corrupt(at, sequence, e))?;
+        Ok(Some(head.stride()))
+    }
+
+    /// Where what stands behind the last batch ends, if anything but zeros does. `Corrupt` if a later
+    /// batch is among it.
+    fn behind(&mut self, header: &Header, end: u64, sequence: u64) -> Result<Option<u64>> {
+        let mut dirty = None;
+        let mut window = vec![0; WINDOW];
+        let mut at = end;
+        while at < self.len {
+            let here = &mut window[..(self.len - at).min(WINDOW as u64) as usize];
+            self.file.read_exact_at(here, at).map_err(|e| io_error("reading", self.path, e))?;
+            for (sector, bytes) in here.chunks(SECTOR as usize).enumerate() {
+                if bytes.iter().all(|&byte| byte == 0) {
+                    continue;
+                }
+                let offset = at + sector as u64 * SECTOR;
+                match BatchHead::find(&header.nonce, bytes) {
+                    Some(later) if later.sequence > sequence => {
+                        let (later, found) = (offset, later.sequence);
+                        return Err(self.corrupt(
+                            end,
+                            sequence,
+                            format_args!(
+                                "it is damaged, though batch {found} at {later} was written after it"
+                            ),
+                        ));
+                    }
+                    _ => dirty = Some(offset + bytes.len() as u64),
+                }
+            }
+            at += here.len() as u64;
+        }
+        Ok(dirty)
+    }
+
+    /// Zeroes what is dropped, so that no later batch is ever followed by remains of an earlier one.
+    fn zero(&self, from: u64, to: u64) -> Result<()> {
+        let zeros = vec![0; WINDOW];
+        let mut at = from;
+        while at < to {
+            let len = (to - at).min(WINDOW as u64);
+            self.file
+                .write_all_at(&zeros[..len as usize], at)
+                .map_err(|e| io_error("zeroing a torn end of", self.path, e))?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, at: u64, sequence: u64, why: impl std::fmt::Display) -> Error {
+        Error::corrupt(format!(
+            "{} at offset {at}, batch {sequence}: {why}; restore the volume's folder from a backup, or \
+             start a new volume from its last checkpoint",
+            self.path.display()
+        ))
+    }
+}
