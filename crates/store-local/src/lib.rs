@@ -2,3 +2,4 @@
 
 pub mod fs;
 pub mod overlay;
+pub mod store;

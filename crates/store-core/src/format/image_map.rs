@@ -8,13 +8,13 @@
 //! A reader takes header and directory in one read, then only the pages it needs. A map is a hint:
 //! everything it leads to is verified by its hash, and what it misses is asked of the locators.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use crate::{
     ChunkId, ChunkKind, Error, Result,
     format::{
         features::Features,
-        locator::{decode_packs, encode_packs, pack_index, pack_table},
+        locator::{decode_packs, encode_packs},
         rows::{self, EntryKey, EntryRow, FanOut, PAGE_LEN},
         wire::{Reader, Writer},
     },
@@ -244,7 +244,7 @@ pub fn encode(id: MapId, nodes: &[(EntryKey, Placement)], chunks: &[MappedChunk]
     }
     let mut directory = Writer::new();
     encode_packs(&packs, &mut directory);
-    FanOut::build(count(nodes.len())?, nodes.iter().map(|(key, _)| &key.id)).encode(&mut directory);
+    FanOut::build(nodes.iter().map(|(key, _)| &key.id))?.encode(&mut directory);
     for chunk in chunks.iter().step_by(CHUNKS_PER_PAGE as usize) {
         directory.u64(chunk.first_block);
     }
@@ -262,6 +262,17 @@ pub fn encode(id: MapId, nodes: &[(EntryKey, Placement)], chunks: &[MappedChunk]
     rows::encode_pages(&node_rows.into_vec(), EntryRow::LEN, &mut to);
     rows::encode_pages(&chunk_rows.into_vec(), CHUNK_ROW_LEN, &mut to);
     Ok(to.into_vec())
+}
+
+/// The table of packs over rows that refer to them: sorted, each once.
+fn pack_table(packs: impl Iterator<Item = PackId>) -> Vec<PackId> {
+    packs.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Index in a [`pack_table`] that was made over `pack` too.
+fn pack_index(packs: &[PackId], pack: &PackId) -> u32 {
+    let at = packs.binary_search(pack).expect("the table was made over every pack");
+    u32::try_from(at).expect("no more packs than rows")
 }
 
 /// What a whole map holds: its nodes by key and its chunks in disk order.

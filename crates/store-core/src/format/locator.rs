@@ -13,8 +13,9 @@ use std::{collections::BTreeSet, ops::Range};
 use crate::{
     Error, Result,
     format::{
+        catalog::LocatorRef,
         features::Features,
-        rows::{self, EntryKey, EntryRow, FanOut, PAGE_LEN},
+        rows::{self, EntryKey, EntryRow, FanOut, FanOutCounts, PAGE_LEN},
         wire::{Reader, Writer},
     },
     store::Placement,
@@ -167,33 +168,113 @@ impl Locator {
     }
 }
 
+/// First of two passes over a locator's entries: counts what the header and the directory hold, so that
+/// tables larger than memory can be written in the second pass, by [`RowWriter`].
+#[derive(Debug)]
+pub struct Outline {
+    counts: FanOutCounts,
+    packs: BTreeSet<PackId>,
+    last: Option<EntryKey>,
+}
+
+impl Outline {
+    /// An outline over at most `most` entries.
+    pub fn new(most: u64) -> Self {
+        Self { counts: FanOutCounts::new(most), packs: BTreeSet::new(), last: None }
+    }
+
+    /// Adds the next entry; one out of order is `Invalid`.
+    pub fn add(&mut self, key: &EntryKey, pack: &PackId) -> Result<()> {
+        if self.last.is_some_and(|last| last >= *key) {
+            return Err(Error::invalid("entries for a locator are out of order or twice there"));
+        }
+        self.last = Some(*key);
+        self.packs.insert(*pack);
+        self.counts.add(&key.id)
+    }
+
+    /// Begins the second pass, for locator `id`.
+    pub fn finish(self, id: LocatorId) -> RowWriter {
+        let packs: Vec<PackId> = self.packs.into_iter().collect();
+        let (entries, fan_out) = self.counts.finish();
+        let mut directory = Writer::new();
+        encode_packs(&packs, &mut directory);
+        fan_out.encode(&mut directory);
+        let directory = directory.into_vec();
+        let header = LocatorHeader {
+            id,
+            packs: u32::try_from(packs.len()).expect("no more packs than entries"),
+            entries,
+            directory_crc: crc32c::crc32c(&directory),
+        };
+        let mut to = Writer::new();
+        to.bytes(&header.encode()).bytes(&directory);
+        to.zeros(to.len().next_multiple_of(PAGE_LEN) - to.len());
+        RowWriter { header, packs, encoded: to, page: Writer::new() }
+    }
+}
+
+/// Second of two passes over a locator's entries, which must be those of the first.
+#[derive(Debug)]
+pub struct RowWriter {
+    header: LocatorHeader,
+    packs: Vec<PackId>,
+    encoded: Writer,
+    page: Writer,
+}
+
+impl RowWriter {
+    /// What catalogs keep of the locator.
+    pub fn reference(&self) -> LocatorRef {
+        LocatorRef { id: self.header.id, entries: u64::from(self.header.entries) }
+    }
+
+    /// Appends the next entry; a placement that no pack can have is `Invalid`.
+    pub fn push(&mut self, key: EntryKey, placement: &Placement) -> Result<()> {
+        let pack = self.packs.binary_search(&placement.pack).map_err(|_| {
+            Error::invalid(format!("pack {} was not in the outline of the locator", placement.pack))
+        })?;
+        let pack = u32::try_from(pack).expect("no more packs than entries");
+        EntryRow::new(key, pack, placement)?.encode(&mut self.page);
+        if self.page.len() == ROWS_PER_PAGE * EntryRow::LEN {
+            self.end_page();
+        }
+        Ok(())
+    }
+
+    fn end_page(&mut self) {
+        let rows = std::mem::take(&mut self.page).into_vec();
+        rows::encode_pages(&rows, EntryRow::LEN, &mut self.encoded);
+    }
+
+    /// Takes the bytes encoded so far, to be written behind those taken before.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.encoded).into_vec()
+    }
+
+    /// Bytes that [`take`](Self::take) would return.
+    pub fn ready(&self) -> usize {
+        self.encoded.len()
+    }
+
+    /// The last bytes.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.end_page();
+        self.take()
+    }
+}
+
 /// Encodes locator `id` over entries that are sorted by key; unsorted ones or duplicates are `Invalid`.
 pub fn encode(id: LocatorId, entries: &[(EntryKey, Placement)]) -> Result<Vec<u8>> {
-    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
-        return Err(Error::invalid("entries for a locator are out of order or twice there"));
-    }
-    let count = u32::try_from(entries.len())
-        .map_err(|_| Error::invalid(format!("{} entries are too many for one locator", entries.len())))?;
-    let packs = pack_table(entries.iter().map(|(_, placement)| placement.pack));
-    let mut rows = Writer::new();
+    let mut outline = Outline::new(entries.len() as u64);
     for (key, placement) in entries {
-        EntryRow::new(*key, pack_index(&packs, &placement.pack), placement)?.encode(&mut rows);
+        outline.add(key, &placement.pack)?;
     }
-    let mut directory = Writer::new();
-    encode_packs(&packs, &mut directory);
-    FanOut::build(count, entries.iter().map(|(key, _)| &key.id)).encode(&mut directory);
-    let directory = directory.into_vec();
-    let header = LocatorHeader {
-        id,
-        packs: u32::try_from(packs.len()).expect("no more packs than entries"),
-        entries: count,
-        directory_crc: crc32c::crc32c(&directory),
-    };
-    let mut to = Writer::new();
-    to.bytes(&header.encode()).bytes(&directory);
-    to.zeros(to.len().next_multiple_of(PAGE_LEN) - to.len());
-    rows::encode_pages(&rows.into_vec(), EntryRow::LEN, &mut to);
-    Ok(to.into_vec())
+    let mut rows = outline.finish(id);
+    for (key, placement) in entries {
+        rows.push(*key, placement)?;
+    }
+    Ok(rows.finish())
 }
 
 /// Reads a whole locator and everything in it, accepting only what [`encode`] writes.
@@ -218,17 +299,6 @@ pub fn decode_all(bytes: &[u8]) -> Result<(Locator, Vec<(EntryKey, Placement)>)>
         return Err(whole.corrupt("its entries would be written differently"));
     }
     Ok((locator, entries))
-}
-
-/// The table of packs over rows that refer to them: sorted, each once.
-pub(super) fn pack_table(packs: impl Iterator<Item = PackId>) -> Vec<PackId> {
-    packs.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// Index in a [`pack_table`] that was made over `pack` too.
-pub(super) fn pack_index(packs: &[PackId], pack: &PackId) -> u32 {
-    let at = packs.binary_search(pack).expect("the table was made over every pack");
-    u32::try_from(at).expect("no more packs than entries")
 }
 
 pub(super) fn encode_packs(packs: &[PackId], to: &mut Writer) {

@@ -199,18 +199,12 @@ impl FanOut {
     }
 
     /// The table over sorted ids.
-    pub fn build<'a>(rows: u32, ids: impl Iterator<Item = &'a ChunkId>) -> Self {
-        let bits = Self::bits_for(u64::from(rows));
-        let mut ends = vec![0u32; 1 << bits];
+    pub fn build<'a>(ids: impl ExactSizeIterator<Item = &'a ChunkId>) -> Result<Self> {
+        let mut counts = FanOutCounts::new(ids.len() as u64);
         for id in ids {
-            ends[bucket(id, bits)] += 1;
+            counts.add(id)?;
         }
-        let mut sum = 0;
-        for end in &mut ends {
-            sum += *end;
-            *end = sum;
-        }
-        Self { bits, ends }
+        Ok(counts.finish().1)
     }
 
     /// Appends the table.
@@ -237,6 +231,38 @@ impl FanOut {
         let bucket = bucket(id, self.bits);
         let start = if bucket == 0 { 0 } else { self.ends[bucket - 1] };
         (start, self.ends[bucket])
+    }
+}
+
+/// Counts ids for a [`FanOut`] when their number is known only as a bound.
+#[derive(Debug)]
+pub(crate) struct FanOutCounts {
+    bits: u32,
+    counts: Vec<u32>,
+    rows: u32,
+}
+
+impl FanOutCounts {
+    pub(crate) fn new(most: u64) -> Self {
+        let bits = FanOut::bits_for(most);
+        Self { bits, counts: vec![0; 1 << bits], rows: 0 }
+    }
+
+    pub(crate) fn add(&mut self, id: &ChunkId) -> Result<()> {
+        self.rows = self.rows.checked_add(1).ok_or_else(|| Error::invalid("too many rows for one table"))?;
+        self.counts[bucket(id, self.bits)] += 1;
+        Ok(())
+    }
+
+    /// The number of rows, and the table with as many buckets as that number asks for.
+    pub(crate) fn finish(self) -> (u32, FanOut) {
+        let bits = FanOut::bits_for(u64::from(self.rows)).min(self.bits);
+        let mut sum = 0;
+        let ends = self.counts.chunks(1 << (self.bits - bits)).map(|counts| {
+            sum += counts.iter().sum::<u32>();
+            sum
+        });
+        (self.rows, FanOut { bits, ends: ends.collect() })
     }
 }
 

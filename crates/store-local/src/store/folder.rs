@@ -1,0 +1,146 @@
+//! The store's folder: its objects by key, with errors that name them.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use gabion_store_core::{Error, ErrorKind, Result};
+
+use crate::fs::{self, Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
+
+/// Key of the file whose lock orders compare-and-swaps.
+const LOCK_KEY: &str = "lock";
+
+/// A folder that holds a store.
+#[derive(Clone, Debug)]
+pub(super) struct Folder {
+    fs: Arc<dyn Fs>,
+    root: PathBuf,
+}
+
+impl Folder {
+    pub(super) fn new(fs: Arc<dyn Fs>, root: &Path) -> Self {
+        Self { fs, root: root.to_path_buf() }
+    }
+
+    pub(super) fn fs(&self) -> &dyn Fs {
+        &*self.fs
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, key: &str) -> PathBuf {
+        if key.is_empty() { self.root.clone() } else { self.root.join(key) }
+    }
+
+    /// An I/O error about an object. What ends early or is too long is corrupt, not unavailable.
+    pub(super) fn error(&self, doing: &str, key: &str, e: io::Error) -> Error {
+        let message = format!("{doing} {}", self.path(key).display());
+        match e.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => {
+                Error::with_source(ErrorKind::Corrupt, message, e)
+            }
+            _ => Error::io(message, e),
+        }
+    }
+
+    pub(super) fn exists(&self, key: &str) -> Result<bool> {
+        fs::exists(self.fs(), &self.path(key)).map_err(|e| self.error("looking for", key, e))
+    }
+
+    /// All bytes of an object of at most `max` bytes, or `None` if it does not exist.
+    pub(super) fn read(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
+        match fs::read_whole(self.fs(), &self.path(key), max) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.error("reading", key, e)),
+        }
+    }
+
+    /// Opens an object for reading.
+    pub(super) fn open(&self, key: &str) -> Result<Arc<dyn FsFile>> {
+        self.fs.open(&self.path(key), OpenMode::Read).map_err(|e| self.error("opening", key, e))
+    }
+
+    /// Makes a new object, for writing.
+    pub(super) fn create(&self, key: &str) -> Result<Arc<dyn FsFile>> {
+        self.fs.open(&self.path(key), OpenMode::CreateNew).map_err(|e| self.error("making", key, e))
+    }
+
+    /// Replaces an object, atomically and durably.
+    pub(super) fn replace(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        fs::replace(self.fs(), &self.path(key), bytes).map_err(|e| self.error("writing", key, e))
+    }
+
+    /// Writes a new object in pieces and makes it durable with its name. Nothing stays after an error.
+    pub(super) fn write_new(
+        &self,
+        key: &str,
+        write: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let file = self.create(key)?;
+        let mut at = 0;
+        let mut append = |bytes: &[u8]| {
+            file.write_all_at(bytes, at).map_err(|e| self.error("writing", key, e))?;
+            at += bytes.len() as u64;
+            Ok(())
+        };
+        let written = write(&mut append)
+            .and_then(|()| file.sync_data().map_err(|e| self.error("syncing", key, e)))
+            .and_then(|()| self.sync_dir(parent(key)));
+        if written.is_err() {
+            self.remove_quietly(key);
+        }
+        written
+    }
+
+    /// Removes what nothing refers to; if that fails it stays as an orphan, for a collection to find.
+    pub(super) fn remove_quietly(&self, key: &str) {
+        if let Err(error) = self.fs.remove_file(&self.path(key)) {
+            tracing::warn!(key, %error, "an unused file stays behind");
+        }
+    }
+
+    /// Removes an object durably; `false` if it was not there.
+    pub(super) fn remove(&self, key: &str) -> Result<bool> {
+        match self.fs.remove_file(&self.path(key)) {
+            Ok(()) => self.sync_dir(parent(key)).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.error("removing", key, e)),
+        }
+    }
+
+    /// Makes a folder unless it is there.
+    pub(super) fn make_dir(&self, key: &str) -> Result<()> {
+        match self.fs.create_dir(&self.path(key)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(self.error("making", key, e)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn sync_dir(&self, key: &str) -> Result<()> {
+        self.fs.sync_dir(&self.path(key)).map_err(|e| self.error("syncing", key, e))
+    }
+
+    /// Names in a folder, as far as they are text; empty if there is no such folder.
+    pub(super) fn list(&self, key: &str) -> Result<Vec<String>> {
+        match self.fs.read_dir(&self.path(key)) {
+            Ok(names) => Ok(names.into_iter().filter_map(|name| name.to_str().map(str::to_owned)).collect()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(self.error("listing", key, e)),
+        }
+    }
+
+    /// Takes the store's lock, waiting for whoever holds it. Held for a compare-and-swap, never longer.
+    pub(super) fn lock(&self) -> Result<Box<dyn FsLock>> {
+        self.fs.lock(&self.path(LOCK_KEY), true).map_err(|e| self.error("locking", LOCK_KEY, e))
+    }
+}
+
+fn parent(key: &str) -> &str {
+    key.rsplit_once('/').map_or("", |(folder, _)| folder)
+}

@@ -1,0 +1,453 @@
+//! [`LocalStore`]: a store in a folder, shared by any number of processes.
+//!
+//! Where it stands: below caches and verification, above [`Fs`]. Everything that touches the disk runs on
+//! blocking threads, one hop per call, so dropping a future stops nothing that was begun.
+//!
+//! - `writer`, `seal`: put ► open pack ► durable pack ► locator ► catalog
+//! - `locators`, `merge`: which entries are live, and where
+//! - `read`: entries out of packs
+//! - `records`: image records and catalog, by compare-and-swap under the store's lock
+//! - `inspect`: what `check` and `du` ask
+//!
+//! Invariant: nothing durable refers to bytes that are not.
+
+mod folder;
+mod inspect;
+mod locators;
+mod merge;
+mod read;
+mod records;
+mod seal;
+#[cfg(test)]
+mod tests;
+mod traits;
+mod writer;
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use gabion_store_core::{
+    ChunkId, ChunkKind, Error, ErrorKind, Result, Store,
+    clock::{Clock, SystemClock},
+    format::{
+        catalog::Catalog,
+        codec::{Compression, Encoded, Encoder},
+        descriptor::{DESCRIPTOR_KEY, Descriptor},
+        layout,
+        rows::EntryKey,
+    },
+    store::Placement,
+    types::{PackId, WriteId},
+};
+use parking_lot::Mutex;
+
+pub use inspect::{Class, DamagedEntry, PackReport, Usage};
+
+use folder::Folder;
+use locators::{Found, Locators};
+use read::Packs;
+use seal::Sealing;
+use writer::{OpenPack, Prepared, Writer};
+
+use crate::fs::Fs;
+
+/// Packs sealed in the background at most; a further one is sealed by whoever filled it.
+const MAX_SEALING: usize = 2;
+/// Damaged entries that are remembered; more of them and the disk is beyond healing by and by.
+const MAX_DAMAGED: usize = 1 << 20;
+
+/// How a local store is used. Nothing here is stored in it.
+#[derive(Clone, Debug)]
+pub struct LocalStoreOptions {
+    /// How entries are encoded that are put decoded.
+    pub compression: Compression,
+    /// Bytes after which a pack is sealed and a new one begun; at most 512 MiB.
+    pub pack_target: u64,
+    /// Bytes of memory for pages of locators.
+    pub page_cache: usize,
+    /// Tells the times that stand in records, for people.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for LocalStoreOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            pack_target: 64 << 20,
+            page_cache: 8 << 20,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// A store in a folder. A clone is the same handle.
+///
+/// **Durability**: a put is durable after the next successful `sync`, together with what this handle
+/// reported present. Full packs become durable and visible to other handles by themselves. Handles and
+/// processes see each other's entries once these are durable.
+///
+/// **Errors**: `NoSpace` leaves the store good; what was accepted before stays readable through this handle
+/// and becomes durable by a later `sync`, once there is space. After a failed `fsync` of a pack its entries
+/// are gone, and every `sync` says so until they were put again.
+///
+/// **Crash**: leaves at most files that nothing refers to.
+///
+/// **Runtime**: the asynchronous methods need a tokio runtime.
+#[derive(Clone, Debug)]
+pub struct LocalStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    folder: Folder,
+    descriptor: Descriptor,
+    options: LocalStoreOptions,
+    locators: Locators,
+    packs: Packs,
+    writer: Arc<Writer>,
+    /// Entries found damaged, and in which pack: they count as absent until another pack holds them.
+    damaged: Mutex<HashMap<EntryKey, PackId>>,
+    /// Oldest condemn generation under which an entry was said to be here.
+    answered: Mutex<Option<u64>>,
+    merging: Mutex<()>,
+}
+
+impl LocalStore {
+    /// Makes a store in `dir`, which is made if it does not exist (its parent must), and opens it. A
+    /// folder that holds a store already is `AlreadyExists`, one that holds anything else `Invalid`.
+    /// Blocks.
+    pub fn init(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
+        Self::init_with(fs, dir, LocalStoreOptions::default())
+    }
+
+    /// As [`init`](Self::init), with options.
+    pub fn init_with(fs: Arc<dyn Fs>, dir: &Path, options: LocalStoreOptions) -> Result<Self> {
+        let folder = Folder::new(fs.clone(), dir);
+        folder.make_dir("")?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
+        }
+        if !folder.exists(DESCRIPTOR_KEY)? {
+            // What an interrupted `init` leaves is no obstacle.
+            let known = ["lock", layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
+            let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
+            let foreign = folder.list("")?.into_iter().find(|name| {
+                !known.contains(&name.as_str()) && !folders.contains(&name.as_str()) && name != DESCRIPTOR_KEY
+            });
+            if let Some(name) = foreign {
+                return Err(Error::invalid(format!(
+                    "{} is not empty (it holds '{name}'): choose a new folder for the store",
+                    dir.display()
+                )));
+            }
+        }
+        let lock = folder.lock()?;
+        if folder.exists(DESCRIPTOR_KEY)? {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("{} holds a store already", dir.display()),
+            ));
+        }
+        for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
+            folder.make_dir(key)?;
+        }
+        folder.replace(layout::CATALOG_KEY, &Catalog::empty(WriteId::random()?).encode()?)?;
+        // Last, so that what has a descriptor is whole.
+        folder.replace(DESCRIPTOR_KEY, Descriptor::new(options.clock.now())?.encode().as_bytes())?;
+        drop(lock);
+        Self::open_with(fs, dir, options)
+    }
+
+    /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, a newer
+    /// format `Unsupported`. Blocks.
+    pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
+        Self::open_with(fs, dir, LocalStoreOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    pub fn open_with(fs: Arc<dyn Fs>, dir: &Path, options: LocalStoreOptions) -> Result<Self> {
+        let folder = Folder::new(fs, dir);
+        let Some(text) = folder.read(DESCRIPTOR_KEY, 1 << 20)? else {
+            return Err(if folder.exists("")? {
+                Error::invalid(format!("{} is no store: make one with 'init'", dir.display()))
+            } else {
+                Error::not_found(format!("there is no store at {}: make one with 'init'", dir.display()))
+            });
+        };
+        let descriptor =
+            Descriptor::decode(&text).map_err(|e| e.context(format!("store {}", dir.display())))?;
+        Encoder::new(options.compression)?;
+        Ok(Self(Arc::new(Inner {
+            locators: Locators::open(folder.clone(), options.page_cache)?,
+            packs: Packs::new(folder.clone()),
+            writer: Arc::new(Writer::new(folder.clone(), options.pack_target)),
+            damaged: Mutex::default(),
+            answered: Mutex::default(),
+            merging: Mutex::default(),
+            folder,
+            descriptor,
+            options,
+        })))
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        self.0.folder.root()
+    }
+
+    /// Both halves of the store, for the layers above.
+    pub fn into_store(self) -> Store {
+        let this = Arc::new(self);
+        Store { chunks: this.clone(), index: this }
+    }
+}
+
+impl Inner {
+    /// Places of entries in the order asked: recent ones first, then live ones.
+    fn find(&self, live: &locators::Live, keys: &[EntryKey]) -> Vec<Found> {
+        let mut found: Vec<Found> = keys.iter().map(|key| Ok(self.writer.recent(key))).collect();
+        let mut rest: Vec<usize> = (0..keys.len()).filter(|&n| matches!(found[n], Ok(None))).collect();
+        rest.sort_unstable_by_key(|&n| keys[n]);
+        let sorted: Vec<EntryKey> = rest.iter().map(|&n| keys[n]).collect();
+        for (n, place) in rest.into_iter().zip(self.locators.find(live, &sorted)) {
+            found[n] = place;
+        }
+        found
+    }
+
+    /// Places of entries as of now: what is not found is asked again if the catalog changed meanwhile.
+    fn find_now(&self, keys: &[EntryKey]) -> Result<Vec<Found>> {
+        // Recent entries become live before they cease to be recent, so the live ones are taken after.
+        let mut found = self.find(&self.locators.live(), keys);
+        let missing: Vec<usize> = (0..keys.len()).filter(|&n| !matches!(found[n], Ok(Some(_)))).collect();
+        if missing.is_empty() {
+            return Ok(found);
+        }
+        let (live, _) = self.locators.reload()?;
+        let again: Vec<EntryKey> = missing.iter().map(|&n| keys[n]).collect();
+        for (n, place) in missing.into_iter().zip(self.find(&live, &again)) {
+            found[n] = place;
+        }
+        Ok(found)
+    }
+
+    fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
+        let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
+        let places = match self.find_now(&keys) {
+            Ok(places) => places,
+            Err(e) => return vec![Err(e); ids.len()],
+        };
+        let mut results = self.read(&keys, &places);
+        // A pack may have been replaced since its locator was read: then the new catalog says where.
+        let failed: Vec<usize> = (0..keys.len())
+            .filter(|&n| results[n].as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt))
+            .collect();
+        if failed.is_empty() {
+            return results;
+        }
+        if let Ok((live, _)) = self.locators.reload() {
+            let again: Vec<EntryKey> = failed.iter().map(|&n| keys[n]).collect();
+            let new_places = self.find(&live, &again);
+            let moved: Vec<usize> =
+                (0..failed.len()).filter(|&m| placed(&new_places[m]) != placed(&places[failed[m]])).collect();
+            let moved_keys: Vec<EntryKey> = moved.iter().map(|&m| again[m]).collect();
+            let moved_places: Vec<Found> = moved.iter().map(|&m| new_places[m].clone()).collect();
+            for (m, result) in moved.into_iter().zip(self.read(&moved_keys, &moved_places)) {
+                results[failed[m]] = result;
+            }
+        }
+        for n in failed {
+            if let (Err(e), Some(place)) = (&results[n], placed(&places[n]))
+                && e.kind() == ErrorKind::Corrupt
+            {
+                self.found_damaged(keys[n], place.pack);
+            }
+        }
+        results
+    }
+
+    fn read(&self, keys: &[EntryKey], places: &[Found]) -> Vec<Result<Encoded>> {
+        let present: Vec<(EntryKey, Placement)> =
+            keys.iter().zip(places).filter_map(|(key, place)| Some((*key, placed(place)?))).collect();
+        let mut read = self.packs.read(&present).into_iter();
+        let results = keys.iter().zip(places).map(|(key, place)| match place {
+            Ok(Some(_)) => read.next().expect("one result per entry that has a place"),
+            Ok(None) => {
+                let store = self.folder.root().display();
+                Err(Error::not_found(format!("entry {} is not in the store {store}", key.id)))
+            }
+            Err(e) => Err(e.clone()),
+        });
+        results.collect()
+    }
+
+    fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bytes::Bytes>> {
+        let entries = self.get_encoded(kind, ids);
+        let decode = |(id, entry): (&ChunkId, Result<Encoded>)| {
+            entry?.decode().map_err(|e| {
+                let key = EntryKey::new(kind, *id);
+                if let Ok(place) = &self.find(&self.locators.live(), &[key])[0]
+                    && let Some(place) = place
+                {
+                    self.found_damaged(key, place.pack);
+                }
+                e.context(format!("entry {id} can't be decoded; store it again to heal it"))
+            })
+        };
+        ids.iter().zip(entries).map(decode).collect()
+    }
+
+    /// Remembers damage, so that the entry counts as absent and is stored anew, into another pack.
+    fn found_damaged(&self, key: EntryKey, pack: PackId) {
+        tracing::warn!(entry = %key.id, %pack, "a damaged entry counts as absent from now on");
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < MAX_DAMAGED {
+            damaged.insert(key, pack);
+        }
+        drop(damaged);
+        self.packs.forget(pack);
+        self.writer.forget(&key, pack);
+    }
+
+    /// Whether a place holds the entry, as far as is known. A locator that can't be used is no reason not
+    /// to store an entry once more.
+    fn is_sound(&self, key: &EntryKey, place: &Found, damaged: &HashMap<EntryKey, PackId>) -> bool {
+        placed(place).is_some_and(|place| damaged.get(key) != Some(&place.pack))
+    }
+
+    fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
+        let generation = self.locators.live().catalog.condemn_generation;
+        let found = self.find_now(&keys)?;
+        let damaged = self.damaged.lock();
+        let answers: Vec<bool> =
+            keys.iter().zip(&found).map(|(key, place)| self.is_sound(key, place, &damaged)).collect();
+        drop(damaged);
+        if answers.contains(&true) {
+            self.answered_under(generation);
+        }
+        Ok(answers)
+    }
+
+    /// An entry was said to be here under this generation of the catalog.
+    fn answered_under(&self, generation: u64) {
+        let mut answered = self.answered.lock();
+        *answered = Some(answered.map_or(generation, |oldest| oldest.min(generation)));
+    }
+
+    /// Leaves of `entries` what is neither here nor twice in it.
+    fn only_absent<T>(&self, kind: ChunkKind, entries: Vec<(ChunkId, T)>) -> Vec<(EntryKey, T)> {
+        let keys: Vec<EntryKey> = entries.iter().map(|(id, _)| EntryKey::new(kind, *id)).collect();
+        let live = self.locators.live();
+        self.answered_under(live.catalog.condemn_generation);
+        let found = self.find(&live, &keys);
+        let damaged = self.damaged.lock();
+        let mut seen = HashSet::with_capacity(keys.len());
+        let absent = keys.into_iter().zip(&found).zip(entries).filter_map(|((key, place), (_, entry))| {
+            (!self.is_sound(&key, place, &damaged) && seen.insert(key)).then_some((key, entry))
+        });
+        absent.collect()
+    }
+
+    fn put(self: &Arc<Self>, kind: ChunkKind, entries: Vec<(ChunkId, bytes::Bytes)>) -> Result<()> {
+        let mut encoder = Encoder::new(self.options.compression)?;
+        let absent = self.only_absent(kind, entries);
+        let prepared = absent.into_iter().map(|(key, raw)| {
+            if raw.len() > gabion_store_core::format::codec::MAX_RAW_LEN {
+                return Err(Error::invalid(format!("entry {} of {} bytes is too long", key.id, raw.len())));
+            }
+            Prepared::new(key, encoder.encode(&raw))
+        });
+        self.append(prepared.collect::<Result<_>>()?)
+    }
+
+    fn put_encoded(self: &Arc<Self>, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
+        let absent = self.only_absent(kind, entries);
+        self.append(absent.into_iter().map(|(key, entry)| Prepared::new(key, entry)).collect::<Result<_>>()?)
+    }
+
+    fn append(self: &Arc<Self>, entries: Vec<Prepared>) -> Result<()> {
+        self.descriptor.features.check_write("the store")?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let (full, done) = self.writer.append(entries);
+        for pack in full {
+            self.seal_soon(pack);
+        }
+        done
+    }
+
+    /// Seals a full pack in the background, or here if enough of that is going on. Errors are kept for the
+    /// next sync.
+    fn seal_soon(self: &Arc<Self>, pack: OpenPack) {
+        let busy = self.writer.running() >= MAX_SEALING;
+        let job = self.writer.enter(Sealing::new(pack));
+        let this = self.clone();
+        let seal = move || match job.run(|sealing| this.advance(sealing)) {
+            Ok(()) => this.merge_locators(),
+            Err(error) => {
+                tracing::warn!(error = %error.report(), "sealing a pack failed; the next sync tries again");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if !busy => drop(runtime.spawn_blocking(seal)),
+            _ => seal(),
+        }
+    }
+
+    fn seal_now(self: &Arc<Self>, sealing: Sealing) -> Result<()> {
+        self.writer.enter(sealing).run(|sealing| self.advance(sealing))
+    }
+
+    fn advance(&self, sealing: &mut Sealing) -> Result<()> {
+        sealing.advance(
+            &self.writer,
+            |key, pack| self.damaged.lock().get(key) == Some(&pack),
+            || self.locators.reload().map(|_| ()),
+        )
+    }
+
+    /// Seals what is open and what failed before. Further failures are told by the writer's fault.
+    fn seal_all(self: &Arc<Self>) {
+        let open = self.writer.take_open().map(Sealing::new);
+        for sealing in self.writer.take_stuck().into_iter().chain(open) {
+            if let Err(error) = self.seal_now(sealing) {
+                tracing::warn!(error = %error.report(), "sealing a pack failed");
+            }
+        }
+    }
+
+    /// Merges locators as long as some are due. Nothing depends on it.
+    fn merge_locators(&self) {
+        let Some(_merging) = self.merging.try_lock() else { return };
+        loop {
+            let merged = merge::merge(&self.folder, &self.locators.live(), self.options.clock.now());
+            match merged.and_then(|merged| self.locators.reload().map(|_| merged)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(error = %error.report(), "merging locators failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The generation to publish under, once an older answer was handed out only newer ones count.
+    fn take_answered(&self) -> Option<u64> {
+        let current = self.locators.live().catalog.condemn_generation;
+        let mut answered = self.answered.lock();
+        let oldest = *answered;
+        if oldest.is_some_and(|oldest| oldest < current) {
+            *answered = Some(current);
+        }
+        oldest
+    }
+}
+
+fn placed(place: &Found) -> Option<Placement> {
+    place.as_ref().ok().copied().flatten()
+}

@@ -1,0 +1,153 @@
+//! The mutable objects: image records and the catalog, changed by compare-and-swap under the store's lock.
+
+use bytes::Bytes;
+use gabion_store_core::{
+    Error, ErrorKind, ImageName, Result,
+    format::{
+        catalog::Catalog,
+        image_record::ImageRecord,
+        layout::{self, CATALOG_KEY, IMAGES},
+    },
+    store::{Version, Versioned},
+    types::chunk_id,
+};
+
+use super::folder::Folder;
+
+/// Longest record or catalog that is read into memory, in bytes.
+const MAX_RECORD_LEN: u64 = 64 << 20;
+
+/// Reads the catalog.
+pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
+    let bytes = catalog_bytes(folder)?;
+    let value = Catalog::decode(&bytes).map_err(|e| e.context(damaged(folder, CATALOG_KEY)))?;
+    Ok(Versioned { value, version: version_of(&bytes) })
+}
+
+/// Version of the catalog as it is now, and its bytes.
+pub(super) fn catalog_bytes(folder: &Folder) -> Result<Vec<u8>> {
+    folder.read(CATALOG_KEY, MAX_RECORD_LEN)?.ok_or_else(|| {
+        Error::corrupt(format!(
+            "{} is missing: restore it, or rebuild it from the packs with 'check --repair'",
+            folder.path(CATALOG_KEY).display()
+        ))
+    })
+}
+
+/// Replaces the catalog if it has version `expected`.
+pub(super) fn write_catalog(folder: &Folder, catalog: &Catalog, expected: &Version) -> Result<Version> {
+    let bytes = catalog.encode()?;
+    let _lock = folder.lock()?;
+    swap(folder, CATALOG_KEY, &bytes, Some(expected), Catalog::check_write)
+}
+
+/// Changes the catalog under the lock, whatever its version; `change` may refuse.
+pub(super) fn change_catalog(
+    folder: &Folder,
+    change: impl FnOnce(&mut Catalog) -> Result<()>,
+) -> Result<Version> {
+    let _lock = folder.lock()?;
+    let Versioned { mut value, version } = read_catalog(folder)?;
+    change(&mut value)?;
+    swap(folder, CATALOG_KEY, &value.encode()?, Some(&version), Catalog::check_write)
+}
+
+/// Reads an image's record.
+pub(super) fn read_image(folder: &Folder, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>> {
+    let key = layout::image_key(name);
+    let Some(bytes) = folder.read(&key, MAX_RECORD_LEN)? else { return Ok(None) };
+    let value = ImageRecord::decode(&bytes)
+        .map_err(|e| e.context(format!("image '{name}': {}", damaged(folder, &key))))?;
+    if value.name != *name {
+        return Err(Error::corrupt(format!(
+            "image '{name}': {} is the record of '{}'",
+            folder.path(&key).display(),
+            value.name
+        )));
+    }
+    Ok(Some(Versioned { value, version: version_of(&bytes) }))
+}
+
+/// Replaces an image's record if it has version `expected`.
+pub(super) fn write_image(
+    folder: &Folder,
+    record: &ImageRecord,
+    expected: Option<&Version>,
+) -> Result<Version> {
+    let bytes = record.encode()?;
+    let _lock = folder.lock()?;
+    swap(folder, &layout::image_key(&record.name), &bytes, expected, ImageRecord::check_write)
+        .map_err(|e| e.context(format!("writing image '{}'", record.name)))
+}
+
+/// Removes an image's record if it has version `expected`.
+pub(super) fn remove_image(folder: &Folder, name: &ImageName, expected: &Version) -> Result<()> {
+    let key = layout::image_key(name);
+    let _lock = folder.lock()?;
+    let Some(current) = folder.read(&key, MAX_RECORD_LEN)? else {
+        return Err(Error::new(ErrorKind::Conflict, format!("image '{name}' is not there any more")));
+    };
+    if version_of(&current) != *expected {
+        return Err(conflict(folder, &key));
+    }
+    folder.remove(&key).map(|_| ())
+}
+
+/// Names of all images. What is no record, such as one that was being written, is passed over; a damaged
+/// record is an error.
+pub(super) fn list_images(folder: &Folder) -> Result<Vec<ImageName>> {
+    let mut names = Vec::new();
+    for file in folder.list(IMAGES)? {
+        let key = format!("{IMAGES}/{file}");
+        if file.len() != 64 || file.bytes().any(|byte| !byte.is_ascii_hexdigit()) {
+            continue;
+        }
+        // Removed since the folder was read.
+        let Some(bytes) = folder.read(&key, MAX_RECORD_LEN)? else { continue };
+        let record = ImageRecord::decode(&bytes).map_err(|e| e.context(damaged(folder, &key)))?;
+        if layout::image_key(&record.name) != key {
+            return Err(Error::corrupt(format!(
+                "{} is the record of '{}', whose place it is not",
+                folder.path(&key).display(),
+                record.name
+            )));
+        }
+        names.push(record.name);
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The version of an object's bytes. Records carry the id of the attempt that wrote them, so no two
+/// writes have the same.
+pub(super) fn version_of(bytes: &[u8]) -> Version {
+    Version(Bytes::copy_from_slice(chunk_id(bytes).as_bytes()))
+}
+
+/// Compares and replaces; the caller holds the lock.
+fn swap(
+    folder: &Folder,
+    key: &str,
+    bytes: &[u8],
+    expected: Option<&Version>,
+    check_write: impl FnOnce(&[u8]) -> Result<()>,
+) -> Result<Version> {
+    let current = folder.read(key, MAX_RECORD_LEN)?;
+    if current.as_deref().map(version_of).as_ref() != expected {
+        return Err(conflict(folder, key));
+    }
+    if let Some(current) = current {
+        check_write(&current)?;
+    }
+    folder.replace(key, bytes)?;
+    Ok(version_of(bytes))
+}
+
+fn conflict(folder: &Folder, key: &str) -> Error {
+    let path = folder.path(key);
+    Error::new(ErrorKind::Conflict, format!("{} was changed by someone else: read it again", path.display()))
+}
+
+fn damaged(folder: &Folder, key: &str) -> String {
+    format!("{} can't be read", folder.path(key).display())
+}

@@ -1,0 +1,87 @@
+//! Handles that go away, and disks that are full.
+
+use gabion_store_core::{ChunkStore as _, ErrorKind};
+
+use super::fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids};
+
+#[tokio::test]
+async fn a_handle_dropped_before_sync_leaves_only_orphans() {
+    let f = Fixture::new();
+    let (kept, dropped) = (entries(1, 10, 300), entries(2, 10, 300));
+    f.store.put(KIND, kept.clone()).await.unwrap();
+    f.store.sync().await.unwrap();
+    let killed = f.other();
+    killed.put(KIND, dropped.clone()).await.unwrap();
+    drop(killed);
+    let after = f.other();
+    assert_holds(&after, &kept).await;
+    assert_lacks(&after, &dropped).await;
+    let unsealed: Vec<_> = after
+        .packs()
+        .unwrap()
+        .into_iter()
+        .map(|pack| after.verify_pack(pack, true).unwrap())
+        .filter(|report| !report.sealed)
+        .collect();
+    assert_eq!(unsealed.len(), 1);
+    assert_eq!(unsealed[0].entries.len(), 10);
+    after.put(KIND, dropped.clone()).await.unwrap();
+    after.sync().await.unwrap();
+    assert_holds(&f.other(), &dropped).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_accepted() {
+    let f = Fixture::new();
+    let (old, more) = (entries(3, 10, 1000), entries(4, 200, 1000));
+    f.store.put(KIND, old.clone()).await.unwrap();
+    f.store.sync().await.unwrap();
+    let first = more[..5].to_vec();
+    f.store.put(KIND, first.clone()).await.unwrap();
+
+    f.mem.set_capacity(f.mem.used() + 32 * 1024);
+    let e = f.store.put(KIND, more.clone()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NoSpace, "{e:?}");
+    f.mem.set_capacity(f.mem.used());
+    let e = f.store.sync().await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::NoSpace, "{e:?}");
+    // Everything old is readable, and what was accepted is, here.
+    assert_holds(&f.store, &old).await;
+    assert_holds(&f.store, &first).await;
+    assert_holds(&f.other(), &old).await;
+
+    f.mem.set_capacity(u64::MAX);
+    f.store.sync().await.unwrap();
+    assert_holds(&f.other(), &first).await;
+    f.store.put(KIND, more.clone()).await.unwrap();
+    f.store.sync().await.unwrap();
+    assert_holds(&f.other(), &more).await;
+    for pack in f.store.packs().unwrap() {
+        let report = f.store.verify_pack(pack, true).unwrap();
+        assert!(report.damaged.is_empty());
+        assert!(report.sealed || report.entries.is_empty(), "{report:?}");
+    }
+}
+
+/// Every amount of space left, page by page: errors, never a panic or a loss.
+#[tokio::test]
+async fn space_runs_out_at_every_step() {
+    for pages in 0..24 {
+        let f = Fixture::new();
+        let all = entries(5, 40, 900);
+        f.mem.set_capacity(f.mem.used() + pages * 4096);
+        let put = f.store.put(KIND, all.clone()).await;
+        let sync = f.store.sync().await;
+        for e in [put.clone().err(), sync.clone().err()].into_iter().flatten() {
+            assert_eq!(e.kind(), ErrorKind::NoSpace, "{e:?}");
+        }
+        if put.is_ok() && sync.is_ok() {
+            assert_holds(&f.other(), &all).await;
+        }
+        f.mem.set_capacity(u64::MAX);
+        f.store.put(KIND, all.clone()).await.unwrap();
+        f.store.sync().await.unwrap();
+        assert_holds(&f.other(), &all).await;
+        assert_eq!(f.other().contains(KIND, &ids(&all)).await.unwrap(), vec![true; 40]);
+    }
+}

@@ -1,0 +1,334 @@
+//! Writing: entries are appended to an open pack, full packs are sealed in the background, and their
+//! locators enter the catalog as soon as they are durable.
+//!
+//! ```text
+//! put ─► open pack ─► sealing (contents, trailer, sync ─► locator, sync ─► catalog) ─► live
+//! ```
+//!
+//! Everything blocks and runs on blocking threads, so a caller that goes away stops nothing that others
+//! rely on. An entry is *recent*, and found here first, from the moment its bytes are written until
+//! its locator is live. What fails on the way to durability is tried again by the next sync; only a
+//! failed sync of a pack's file loses entries, because the kernel may have dropped them: these are *lost*,
+//! and every sync fails until they were stored again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use gabion_store_core::{
+    Error, ErrorKind, Result,
+    format::{
+        codec::Encoded,
+        layout::{self, PACKS},
+        pack::{self, ENTRY_HEADER_LEN, EntryHeader, MAX_PACK_LEN, PackEntry},
+        rows::EntryKey,
+    },
+    store::Placement,
+    types::PackId,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{folder::Folder, seal::Sealing};
+use crate::fs::{FsFile, FsFileExt as _};
+
+/// Longest write in bytes: larger ones gain nothing and hold more memory.
+const MAX_WRITE: usize = 4 << 20;
+
+/// A pack that is being written.
+#[derive(Debug)]
+pub(super) struct OpenPack {
+    pub(super) id: PackId,
+    pub(super) file: Arc<dyn FsFile>,
+    pub(super) entries: Vec<PackEntry>,
+    keys: HashSet<EntryKey>,
+    /// One past the last whole entry; bytes behind it are of a write that failed.
+    pub(super) len: u64,
+}
+
+/// Jobs on their way to durability.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    next: u64,
+    running: BTreeSet<u64>,
+    /// Jobs that failed and can be tried again, with what they failed with.
+    stuck: Vec<(Sealing, Error)>,
+    /// Entries that were accepted and are gone, and why.
+    lost: BTreeMap<EntryKey, Error>,
+}
+
+/// The writing half of a local store.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) folder: Folder,
+    target: u64,
+    /// Held while a batch is written: one writer at a time fills the page cache as fast as it goes.
+    open: Mutex<Option<OpenPack>>,
+    recent: RwLock<HashMap<EntryKey, Placement>>,
+    flight: Mutex<Flight>,
+    finished: watch::Sender<()>,
+}
+
+/// An entry ready to be written.
+pub(super) struct Prepared {
+    header: EntryHeader,
+    stored: Bytes,
+}
+
+impl Prepared {
+    /// Checks an entry and computes its checksum.
+    pub(super) fn new(key: EntryKey, entry: Encoded) -> Result<Self> {
+        Ok(Self { header: EntryHeader::new(key, &entry)?, stored: entry.bytes })
+    }
+
+    /// The entry.
+    pub(super) fn key(&self) -> EntryKey {
+        self.header.key
+    }
+
+    fn len(&self) -> usize {
+        ENTRY_HEADER_LEN + self.stored.len()
+    }
+}
+
+impl Writer {
+    /// A writer that begins a new pack once one has `target` bytes.
+    pub(super) fn new(folder: Folder, target: u64) -> Self {
+        Self {
+            folder,
+            target: target.min(MAX_PACK_LEN / 2),
+            open: Mutex::new(None),
+            recent: RwLock::default(),
+            flight: Mutex::default(),
+            finished: watch::Sender::new(()),
+        }
+    }
+
+    /// Where a recent entry lies.
+    pub(super) fn recent(&self, key: &EntryKey) -> Option<Placement> {
+        self.recent.read().get(key).copied()
+    }
+
+    /// Appends entries that are not recent. After an error some of them may have been stored.
+    /// Packs that became full are returned, to be sealed.
+    pub(super) fn append(&self, entries: Vec<Prepared>) -> (Vec<OpenPack>, Result<()>) {
+        let mut full = Vec::new();
+        let mut rest = VecDeque::from(entries);
+        let mut open = self.open.lock();
+        while !rest.is_empty() {
+            if let Err(e) = self.append_some(&mut open, &mut rest) {
+                return (full, Err(e));
+            }
+            full.extend(open.take_if(|pack| {
+                pack.len >= self.target || rest.front().is_some_and(|next| self.is_redone(pack, next))
+            }));
+        }
+        (full, Ok(()))
+    }
+
+    /// Whether an entry was in `pack` and was found damaged. A pack holds an entry once: the new one goes
+    /// into another.
+    fn is_redone(&self, pack: &OpenPack, next: &Prepared) -> bool {
+        pack.keys.contains(&next.key()) && self.recent(&next.key()).is_none()
+    }
+
+    /// Writes entries off the front of `rest`, in one write into one pack; none if the pack must be closed
+    /// before the first of them.
+    fn append_some(&self, open: &mut Option<OpenPack>, rest: &mut VecDeque<Prepared>) -> Result<()> {
+        let first_len = rest.front().map_or(0, Prepared::len);
+        let mut buffer =
+            Vec::with_capacity(first_len.max(MAX_WRITE.min(rest.iter().map(Prepared::len).sum())));
+        let mut placed: Vec<PackEntry> = Vec::new();
+        let start = open.as_ref().map_or(pack::HEADER_LEN as u64, |pack| pack.len);
+        {
+            let recent = self.recent.read();
+            let mut batch = BTreeSet::new();
+            while let Some(next) = rest.front() {
+                let full = start + buffer.len() as u64 >= self.target;
+                if !buffer.is_empty() && (full || buffer.len() + next.len() > MAX_WRITE) {
+                    break;
+                }
+                let known = recent.contains_key(&next.key());
+                if !known && open.as_ref().is_some_and(|pack| pack.keys.contains(&next.key())) {
+                    break;
+                }
+                let Some(next) = rest.pop_front() else { break };
+                if known || !batch.insert(next.key()) {
+                    continue;
+                }
+                placed.push(PackEntry::at(&next.header, start + buffer.len() as u64));
+                buffer.extend_from_slice(&next.header.encode());
+                buffer.extend_from_slice(&next.stored);
+            }
+        }
+        if placed.is_empty() {
+            return Ok(());
+        }
+        let pack = match open {
+            Some(pack) => pack,
+            None => open.insert(self.begin()?),
+        };
+        let written = pack.file.write_all_at(&buffer, pack.len);
+        written.map_err(|e| self.folder.error("writing", &layout::pack_key(&pack.id), e))?;
+        pack.len += buffer.len() as u64;
+        self.accept(pack.id, &placed);
+        pack.keys.extend(placed.iter().map(|entry| entry.key));
+        pack.entries.extend(placed);
+        Ok(())
+    }
+
+    fn accept(&self, pack: PackId, placed: &[PackEntry]) {
+        self.recent.write().extend(placed.iter().map(|entry| (entry.key, placement(pack, entry))));
+        let mut flight = self.flight.lock();
+        if !flight.lost.is_empty() {
+            for entry in placed {
+                flight.lost.remove(&entry.key);
+            }
+        }
+    }
+
+    /// Makes a new pack's file at its place. Nothing refers to it before its locator is live.
+    fn begin(&self) -> Result<OpenPack> {
+        let id = PackId::random()?;
+        let key = layout::pack_key(&id);
+        self.folder.make_dir(pack_folder(&key))?;
+        let file = self.folder.create(&key)?;
+        if let Err(e) = file.write_all_at(&pack::encode_header(&id), 0) {
+            self.folder.remove_quietly(&key);
+            return Err(self.folder.error("writing", &key, e));
+        }
+        Ok(OpenPack { id, file, entries: Vec::new(), keys: HashSet::new(), len: pack::HEADER_LEN as u64 })
+    }
+
+    /// Takes the open pack, for a sync, if it holds anything.
+    pub(super) fn take_open(&self) -> Option<OpenPack> {
+        self.open.lock().take()
+    }
+
+    /// Forgets a recent entry that was found damaged in `pack`, so that it can be stored again.
+    pub(super) fn forget(&self, key: &EntryKey, pack: PackId) {
+        let mut recent = self.recent.write();
+        if recent.get(key).is_some_and(|placement| placement.pack == pack) {
+            recent.remove(key);
+        }
+    }
+
+    /// Entries of `pack` are found through its locator from now on.
+    pub(super) fn now_live(&self, pack: PackId, entries: &[PackEntry]) {
+        let mut recent = self.recent.write();
+        for entry in entries {
+            if recent.get(&entry.key).is_some_and(|placement| placement.pack == pack) {
+                recent.remove(&entry.key);
+            }
+        }
+    }
+
+    /// Entries of `pack` are gone: the pack's file could not be made durable.
+    pub(super) fn lose(&self, pack: PackId, entries: &[PackEntry], why: &Error) {
+        let mut recent = self.recent.write();
+        let mut flight = self.flight.lock();
+        for entry in entries {
+            if recent.get(&entry.key).is_some_and(|placement| placement.pack == pack) {
+                recent.remove(&entry.key);
+                flight.lost.insert(entry.key, why.clone());
+            }
+        }
+    }
+
+    /// Enters a job; it leaves when the guard is dropped.
+    pub(super) fn enter(self: &Arc<Self>, job: Sealing) -> Running {
+        let mut flight = self.flight.lock();
+        let number = flight.next;
+        flight.next += 1;
+        flight.running.insert(number);
+        Running { writer: self.clone(), number, job: Some(job) }
+    }
+
+    /// Number of jobs under way.
+    pub(super) fn running(&self) -> usize {
+        self.flight.lock().running.len()
+    }
+
+    /// Waits until every job that is under way now has ended, in success or not.
+    pub(super) async fn wait(&self) {
+        let mut finished = self.finished.subscribe();
+        let until = self.flight.lock().next;
+        while self.flight.lock().running.first().is_some_and(|oldest| *oldest < until) {
+            // The sender lives as long as `self`.
+            let _ = finished.changed().await;
+        }
+    }
+
+    /// Takes the jobs that failed, to try them again.
+    pub(super) fn take_stuck(&self) -> Vec<Sealing> {
+        std::mem::take(&mut self.flight.lock().stuck).into_iter().map(|(job, _)| job).collect()
+    }
+
+    /// The error that a sync reports, if anything accepted is not durable.
+    pub(super) fn fault(&self) -> Result<()> {
+        let flight = self.flight.lock();
+        if let Some((_, e)) = flight.stuck.first() {
+            return Err(e.clone().context("what was stored is not durable yet: sync again"));
+        }
+        let Some((key, e)) = flight.lost.first_key_value() else { return Ok(()) };
+        Err(e.clone().context(format!(
+            "{} entries were lost before they were durable, {} among them: store them again",
+            flight.lost.len(),
+            key.id
+        )))
+    }
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub(super) struct Running {
+    writer: Arc<Writer>,
+    number: u64,
+    job: Option<Sealing>,
+}
+
+impl Running {
+    /// Does one attempt at the job. A failed one is kept for the next sync.
+    pub(super) fn run(mut self, attempt: impl FnOnce(&mut Sealing) -> Result<()>) -> Result<()> {
+        let Some(mut job) = self.job.take() else { return Ok(()) };
+        let done = attempt(&mut job);
+        if let Err(e) = &done
+            && !job.is_lost()
+        {
+            self.writer.flight.lock().stuck.push((job, e.clone()));
+        }
+        done
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut flight = self.writer.flight.lock();
+        // Never begun: the runtime is shutting down.
+        if let Some(job) = self.job.take() {
+            let e = Error::new(ErrorKind::Cancelled, "the program ended before a pack was sealed");
+            flight.stuck.push((job, e));
+        }
+        flight.running.remove(&self.number);
+        drop(flight);
+        self.writer.finished.send_replace(());
+    }
+}
+
+/// The placement of an entry of `pack`.
+pub(super) fn placement(pack: PackId, entry: &PackEntry) -> Placement {
+    Placement {
+        pack,
+        offset: entry.offset,
+        stored_len: entry.stored_len,
+        raw_len: entry.raw_len,
+        codec: entry.codec,
+    }
+}
+
+/// The folder of a pack's key.
+pub(super) fn pack_folder(key: &str) -> &str {
+    key.rsplit_once('/').map_or(PACKS, |(folder, _)| folder)
+}
