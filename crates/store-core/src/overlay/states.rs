@@ -121,9 +121,7 @@ impl BlockStates {
             let (index, within) = place(at);
             let count = (REGION_BLOCKS - within).min((to - at) as usize);
             let region = &mut regions[index];
-            self.data -= region.data();
-            region.set(within, within + count, state);
-            self.data += region.data();
+            self.data = self.data.wrapping_add_signed(region.set(within, within + count, state));
             uniform |= region.is_uniform(state);
             at += count as u64;
         }

@@ -285,16 +285,19 @@ impl LocalLayer {
         marks.room.reserved = journal.reserved();
     }
 
-    fn mark(&self, range: BlockRange, state: BlockState) {
+    /// Marks blocks. Whether any that were data no longer are.
+    fn mark(&self, range: BlockRange, state: BlockState) -> bool {
         let mut marks = self.marks.write();
         if marks.states.first_run(range) == (state, range.end) {
             // The journal has the state, or a flush or `changed` owes it. Zeros need nothing more.
             marks.overwritten |= state == BlockState::Data;
-            return;
+            return false;
         }
+        let before = marks.states.data_blocks();
         marks.states.set(range, state);
         marks.changed.set(range, state);
         marks.room.owed += Room::RUNS_PER_MARK;
+        marks.states.data_blocks() < before
     }
 }
 
@@ -352,8 +355,8 @@ impl Layer for LocalLayer {
         }
         let _accepted = self.accept()?;
         // First the mark: a reader sees the old bytes or zeros, and never depends on the hole.
-        self.mark(range, BlockState::Zero);
-        if let Err(error) = self.data.punch_hole(range.byte_start(), range.byte_len()) {
+        let frees = self.mark(range, BlockState::Zero);
+        if frees && let Err(error) = self.data.punch_hole(range.byte_start(), range.byte_len()) {
             tracing::debug!(path = %self.path.display(), %error, "a trimmed range keeps its space");
         }
         Ok(())

@@ -4,6 +4,7 @@ mod faults;
 mod hook;
 mod life;
 mod model;
+mod nth;
 
 use std::{path::Path, sync::Arc};
 

@@ -44,7 +44,9 @@ impl Volumes {
     /// Folder of the volume of a name, whether or not there is one.
     pub fn folder(&self, name: &ImageName) -> PathBuf {
         let hash = chunk_id(name.as_str().as_bytes());
-        self.root.join(VolumeId::from_bytes(*hash.as_bytes().first_chunk().unwrap_or(&[0; 16])).to_string())
+        let mut folder = [0; VolumeId::LEN];
+        folder.copy_from_slice(&hash.as_bytes()[..VolumeId::LEN]);
+        self.root.join(VolumeId::from_bytes(folder).to_string())
     }
 
     /// All volumes, in use or not, sorted by name; those whose record can't be read come last. Blocks.

@@ -86,9 +86,7 @@ impl Region {
         match self {
             Self::Base | Self::Zero => 0,
             Self::Data => REGION_BLOCKS as u64,
-            Self::Few { .. } => {
-                self.marks().iter().filter(|mark| mark.state() == BlockState::Data).count() as u64
-            }
+            Self::Few { .. } => count_data(self.marks()) as u64,
             Self::Map(map) => count(&map.data) as u64,
         }
     }
@@ -151,11 +149,19 @@ impl Region {
         ControlFlow::Continue(())
     }
 
-    /// Sets blocks `from..to`.
-    pub(super) fn set(&mut self, from: usize, to: usize, state: BlockState) {
+    /// Sets blocks `from..to`. Gives the number of blocks that are data now and were not, less those that
+    /// were and are not.
+    pub(super) fn set(&mut self, from: usize, to: usize, state: BlockState) -> i64 {
+        if self.is_uniform(state) {
+            return 0;
+        }
+        if let Some(change) = self.set_few(from, to, state) {
+            return change;
+        }
+        let before = self.data();
         if to - from == REGION_BLOCKS {
             *self = Self::uniform(state);
-        } else if !self.is_uniform(state) && !self.set_few(from, to, state) {
+        } else {
             let mut map = match self {
                 Self::Map(map) => std::mem::take(&mut **map),
                 _ => self.to_bitmap(),
@@ -163,21 +169,37 @@ impl Region {
             map.set(from, to, state);
             self.become_least(map);
         }
+        self.data().cast_signed() - before.cast_signed()
     }
 
-    /// Sets blocks if the region has, and keeps, few marks.
-    fn set_few(&mut self, from: usize, to: usize, state: BlockState) -> bool {
+    /// Sets blocks, as [`set`](Self::set), if the region has, and keeps, few marks.
+    fn set_few(&mut self, from: usize, to: usize, state: BlockState) -> Option<i64> {
         if !matches!(self, Self::Base | Self::Few { .. }) {
-            return false;
+            return None;
+        }
+        if let Self::Few { count, marks } = self
+            && state != BlockState::Base
+            && usize::from(*count) + (to - from) <= MOST_FEW
+            && marks[usize::from(*count) - 1].block() < from
+        {
+            // Behind all others, as in a replay and in sequential writes: nothing has to move.
+            for block in from..to {
+                marks[usize::from(*count)] = Mark::new(block, state);
+                *count += 1;
+            }
+            return Some(if state == BlockState::Data { (to - from) as i64 } else { 0 });
         }
         let old = self.marks();
-        let (before, rest) = old.split_at(old.partition_point(|mark| mark.block() < from));
-        let after = &rest[rest.partition_point(|mark| mark.block() < to)..];
+        let first = old.iter().take_while(|mark| mark.block() < from).count();
+        let (before, rest) = old.split_at(first);
+        let (replaced, after) = rest.split_at(rest.iter().take_while(|mark| mark.block() < to).count());
         let new = if state == BlockState::Base { 0 } else { to - from };
         let total = before.len() + new + after.len();
         if total > MOST_FEW {
-            return false;
+            return None;
         }
+        let data = if state == BlockState::Data { new } else { 0 };
+        let change = data as i64 - count_data(replaced) as i64;
         let mut marks = [Mark::default(); MOST_FEW];
         marks[..before.len()].copy_from_slice(before);
         for (mark, block) in marks[before.len()..before.len() + new].iter_mut().zip(from..) {
@@ -185,7 +207,7 @@ impl Region {
         }
         marks[before.len() + new..total].copy_from_slice(after);
         *self = if total == 0 { Self::Base } else { Self::Few { count: total as u8, marks } };
-        true
+        Some(change)
     }
 
     fn to_bitmap(&self) -> Bitmap {
@@ -212,7 +234,7 @@ impl Region {
                 let (mut at, mut fits) = (0, true);
                 while at < REGION_BLOCKS {
                     let (state, end) = map.run(at, REGION_BLOCKS);
-                    fits &= few.set_few(at, end, state);
+                    fits &= few.set_few(at, end, state).is_some();
                     at = end;
                 }
                 debug_assert!(fits, "seven marks fit");
@@ -276,6 +298,10 @@ impl Bitmap {
         }
         (state, to)
     }
+}
+
+fn count_data(marks: &[Mark]) -> usize {
+    marks.iter().filter(|mark| mark.state() == BlockState::Data).count()
 }
 
 fn count(words: &[u64; WORDS]) -> usize {

@@ -21,6 +21,9 @@ use crate::{
 /// Bytes read at once behind the last batch.
 const WINDOW: usize = 1 << 20;
 
+/// A sector that was reserved and not used.
+const ZEROS: [u8; SECTOR as usize] = [0; SECTOR as usize];
+
 pub(super) fn recover(
     file: Arc<dyn FsFile>,
     path: PathBuf,
@@ -118,7 +121,7 @@ impl Scan<'_> {
             let here = &mut window[..(self.len - at).min(WINDOW as u64) as usize];
             self.file.read_exact_at(here, at).map_err(|e| io_error("reading", self.path, e))?;
             for (sector, bytes) in here.chunks(SECTOR as usize).enumerate() {
-                if bytes.iter().all(|&byte| byte == 0) {
+                if *bytes == ZEROS[..bytes.len()] {
                     continue;
                 }
                 let offset = at + sector as u64 * SECTOR;

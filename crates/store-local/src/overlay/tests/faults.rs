@@ -169,6 +169,75 @@ async fn a_dropped_flush_goes_on_and_the_next_one_works() {
     assert_eq!(top(&overlay).data_blocks(), 49);
 }
 
+/// Flushes batches of one sector until the journal is nearly long enough to be compacted.
+async fn lengthen(overlay: &LocalOverlay) {
+    let files = overlay.record().layers[0];
+    for _ in 0..4090 {
+        fill(&*top(overlay), 3, 1, 3).unwrap();
+        overlay.flush().await.unwrap();
+        top(overlay).zero(BlockRange::new(3, 4)).unwrap();
+        overlay.flush().await.unwrap();
+    }
+    assert_eq!(overlay.record().layers[0], files, "compacted too early for this test");
+}
+
+#[tokio::test]
+async fn compaction_without_space_goes_on_with_the_long_journal() {
+    let (hook, fs) = hooked();
+    let overlay = create(&fs, BLOCKS);
+    fill(&*top(&overlay), 100, 9, 7).unwrap();
+    lengthen(&overlay).await;
+    let files = overlay.record().layers[0];
+    let refused = Arc::new(AtomicUsize::new(0));
+    let counted = refused.clone();
+    hook.on(move |op, path| {
+        let new_journal = op == Op::Create && path.to_str().is_some_and(|path| path.ends_with(".journal"));
+        counted.fetch_add(usize::from(new_journal), Ordering::Relaxed);
+        if new_journal { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    });
+    for block in 0..20 {
+        fill(&*top(&overlay), 200 + 2 * block, 1, 8).unwrap();
+        overlay.flush().await.unwrap();
+    }
+    assert!(refused.load(Ordering::Relaxed) > 0, "compaction was tried");
+    assert_eq!(overlay.record().layers[0], files);
+    hook.on(|_, _| Ok(()));
+    fill(&*top(&overlay), 300, 1, 9).unwrap();
+    overlay.flush().await.unwrap();
+    assert_ne!(overlay.record().layers[0], files, "with space it is done");
+    let expected = contents(&*top(&overlay), BLOCKS);
+    drop(overlay);
+    assert_eq!(contents(&*top(&open(&fs)), BLOCKS), expected);
+}
+
+#[tokio::test]
+async fn compaction_that_may_or_may_not_have_switched_poisons_and_loses_nothing() {
+    let (hook, fs) = hooked();
+    let overlay = create(&fs, BLOCKS);
+    fill(&*top(&overlay), 100, 9, 7).unwrap();
+    lengthen(&overlay).await;
+    let files = overlay.record().layers[0];
+    let mut renamed = false;
+    hook.on(move |op, _| {
+        renamed |= op == Op::Rename;
+        if renamed && op == Op::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+    });
+    let mut flushed = 0;
+    let error = loop {
+        fill(&*top(&overlay), 200 + 2 * flushed, 1, 8).unwrap();
+        match overlay.flush().await {
+            Ok(()) => flushed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Poisoned);
+    hook.on(|_, _| Ok(()));
+    drop(overlay);
+    let overlay = open(&fs);
+    assert_ne!(overlay.record().layers[0], files);
+    assert_eq!(top(&overlay).data_blocks(), 9 + flushed + 1);
+}
+
 /// Polls once.
 async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|context| {
