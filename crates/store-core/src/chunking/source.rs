@@ -31,6 +31,16 @@ pub trait DiskSource: Send {
     fn next(&mut self, buf: &mut [u8]) -> Result<Next>;
 }
 
+impl<S: DiskSource + ?Sized> DiskSource for Box<S> {
+    fn size(&self) -> Option<u64> {
+        (**self).size()
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        (**self).next(buf)
+    }
+}
+
 /// A run of a disk, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segment {
