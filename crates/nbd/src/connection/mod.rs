@@ -125,8 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut turn = 0;
         loop {
-            let mut progress = self.poll_finished(cx)?;
             self.serve_received()?;
+            // Behind what starts requests: an empty set would wake nobody.
+            let mut progress = self.poll_finished(cx)?;
             if self.output.pending() > 0
                 && let Poll::Ready(sent) = self.output.poll_send(self.socket, cx)?
             {
