@@ -198,6 +198,17 @@ async fn a_client_that_does_not_read_stalls_itself_alone() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_up_the_end() {
+    let device = shared(MemDevice::patterned(SIZE));
+    let limits = Limits { drain: Duration::from_millis(20), ..Limits::default() };
+    let server = TestServer::with(&[("vm1", &device)], limits).await;
+    let mut stalled = server.simple().await;
+    stall(&mut stalled).await;
+    server.stop().await;
+    assert_eq!(*device.calls.lock(), [Call::Flush]);
+}
+
+#[tokio::test]
 async fn clients_that_vanish_harm_nobody() {
     let device = shared(MemDevice::patterned(SIZE).waiting());
     let server = TestServer::of(&device).await;

@@ -231,6 +231,7 @@ async fn fio_verifies_what_it_wrote() {
                 "--verify_fatal=1",
                 "--do_verify=1",
                 "--fsync=32",
+                "--verify_state_save=0",
             ],
         )
         .await;
