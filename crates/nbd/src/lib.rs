@@ -9,14 +9,15 @@
 //! # }
 //! ```
 //!
-//! A request passes through: bytes ► [`proto`] (pure codecs) ► `terms` (the one place where it is checked
-//! against what was agreed on) ► `connection` (answered in place, or by a task) ► the device. Before that, `handshake`
-//! found the export and the terms; around it, `server` accepts, bounds and ends connections, and `socket`
-//! keeps the Unix socket's path safe.
+//! A request passes through: bytes ► [`proto`] (pure codecs) ► `terms` (the one place where it is
+//! checked against what was agreed on) ► `connection` (answered in place, or by a task) ► the device.
+//! Before that, `handshake` found the export and the terms; around it, `server` accepts, bounds and ends
+//! connections, and `socket` keeps the Unix socket's path safe.
 //!
-//! Spoken: fixed newstyle; simple and structured replies; the context `base:allocation`; READ, WRITE, FLUSH, TRIM,
-//! CACHE, WRITE_ZEROES, BLOCK_STATUS, DISC, with FUA, DF, NO_HOLE, FAST_ZERO and REQ_ONE. Not spoken: TLS and extended headers.
-//! Requests of no bytes succeed and do nothing, except BLOCK_STATUS, which has no answer of no extents.
+//! Spoken: fixed newstyle; simple and structured replies; the context `base:allocation`; READ, WRITE,
+//! FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS and DISC, with FUA, DF, NO_HOLE, FAST_ZERO and REQ_ONE.
+//! Not spoken: TLS and extended headers. Requests of no bytes succeed and do nothing, except
+//! BLOCK_STATUS: it has no answer of no extents, so that is EINVAL.
 //!
 //! Invariant: this crate knows no chunk, pack or store, only devices.
 

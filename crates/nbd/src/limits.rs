@@ -16,7 +16,7 @@ pub struct Limits {
     /// Requests of one connection that wait for the device at a time; further ones stay in the socket.
     /// Requests that the device answers at once are not counted. At least 1. Default 64.
     pub in_flight: usize,
-    /// Bytes that one connection's waiting requests and unsent replies may hold, above some 4 MiB of
+    /// Bytes that one connection's waiting requests and unsent replies may hold, above some 5 MiB of
     /// buffers; further requests stay in the socket. One request is always let in, so that the bound is
     /// never below 32 MiB. Default 64 MiB.
     pub connection_bytes: usize,

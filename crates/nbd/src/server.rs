@@ -232,18 +232,26 @@ enum Accepted {
 }
 
 impl Listener {
+    /// The next connection. Its socket's options are wishes: a client that is gone again, or a system
+    /// that grants less, is no error of the listener.
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let socket = SockRef::from(&stream);
-                socket.set_send_buffer_size(SOCKET_BUFFER)?;
-                socket.set_recv_buffer_size(SOCKET_BUFFER)?;
+                let sized = socket
+                    .set_send_buffer_size(SOCKET_BUFFER)
+                    .and_then(|()| socket.set_recv_buffer_size(SOCKET_BUFFER));
+                if let Err(error) = sized {
+                    debug!(%error, "the socket keeps its small buffers");
+                }
                 Ok(Accepted::Unix(stream))
             }
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "the socket delays small replies");
+                }
                 Ok(Accepted::Tcp(stream))
             }
         }
@@ -278,6 +286,7 @@ impl Acceptor {
                         number += 1;
                         self.spawn(accepted, number);
                     }
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                     Err(error) => {
                         warn!(%error, "can't accept a connection");
                         sleep(ACCEPT_PAUSE).await;

@@ -5,7 +5,7 @@
 //! a copy out of the device into the buffer that is sent, with no allocation, no channel and no other
 //! task. Everything else runs as a task of its own, whose reply comes back here.
 //!
-//! **Memory** of a connection is bounded by its buffers (some 4 MiB when used to the full) and
+//! **Memory** of a connection is bounded by its buffers (some 5 MiB when used to the full) and
 //! [`Limits::connection_bytes`]: a connection that holds that much reads nothing until it holds less, so
 //! a client that does not read its replies stalls itself alone.
 //!
@@ -125,8 +125,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut turn = 0;
         loop {
-            let mut progress = self.poll_finished(cx)?;
             self.serve_received()?;
+            // Behind what starts requests: an empty set would wake nobody.
+            let mut progress = self.poll_finished(cx)?;
             if self.output.pending() > 0
                 && let Poll::Ready(sent) = self.output.poll_send(self.socket, cx)?
             {

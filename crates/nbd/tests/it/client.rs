@@ -18,19 +18,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::device::MemDevice;
+use crate::device::MemDevice;
 
 /// No test takes as long unless it hangs.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A server in a folder of its own.
-pub struct TestServer {
-    pub handle: ServerHandle,
+pub(crate) struct TestServer {
+    pub(crate) handle: ServerHandle,
     folder: tempfile::TempDir,
 }
 
 impl TestServer {
-    pub async fn with(exports: &[(&str, &Arc<MemDevice>)], limits: Limits) -> Self {
+    pub(crate) async fn with(exports: &[(&str, &Arc<MemDevice>)], limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut builder = Server::builder().limits(limits);
         for (name, device) in exports {
@@ -40,30 +40,30 @@ impl TestServer {
         Self { handle, folder }
     }
 
-    pub async fn of(device: &Arc<MemDevice>) -> Self {
+    pub(crate) async fn of(device: &Arc<MemDevice>) -> Self {
         Self::with(&[("vm1", device)], Limits::default()).await
     }
 
-    pub async fn connect(&self) -> Client {
+    pub(crate) async fn connect(&self) -> Client {
         Client(UnixStream::connect(self.handle.socket_path().unwrap()).await.unwrap())
     }
 
     /// A client behind its greeting.
-    pub async fn greeted(&self) -> Client {
+    pub(crate) async fn greeted(&self) -> Client {
         let mut client = self.connect().await;
         client.greet(u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)).await;
         client
     }
 
     /// A client in the transmission phase, with simple replies.
-    pub async fn simple(&self) -> Client {
+    pub(crate) async fn simple(&self) -> Client {
         let mut client = self.greeted().await;
         client.go("").await;
         client
     }
 
     /// A client in the transmission phase, with structured replies and `base:allocation`.
-    pub async fn structured(&self) -> Client {
+    pub(crate) async fn structured(&self) -> Client {
         let mut client = self.greeted().await;
         client.option(opt::STRUCTURED_REPLY, &[]).await;
         let query = MetaQuery { export: "", queries: vec!["base:allocation"] }.encode();
@@ -75,7 +75,7 @@ impl TestServer {
     }
 
     /// Ends the server; the folder is empty then.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         timeout(DEADLINE, self.handle.shutdown()).await.unwrap().unwrap();
         assert_eq!(std::fs::read_dir(self.folder.path()).unwrap().count(), 0);
     }
@@ -83,44 +83,44 @@ impl TestServer {
 
 /// One chunk of a structured reply.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Chunk {
-    pub header: ChunkHeader,
-    pub payload: Vec<u8>,
+pub(crate) struct Chunk {
+    pub(crate) header: ChunkHeader,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Chunk {
     /// The error number of an error chunk.
-    pub fn error(&self) -> u32 {
+    pub(crate) fn error(&self) -> u32 {
         assert_eq!(self.header.kind, chunk::ERROR, "{self:?}");
         u32::from_be_bytes(*self.payload.first_chunk().unwrap())
     }
 
-    pub fn done(&self) -> bool {
+    pub(crate) fn done(&self) -> bool {
         self.header.flags & chunk::DONE != 0
     }
 }
 
-pub struct Client(pub UnixStream);
+pub(crate) struct Client(pub(crate) UnixStream);
 
 impl Client {
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         timeout(DEADLINE, self.0.write_all(bytes)).await.expect("the server takes it").unwrap();
     }
 
-    pub async fn receive<const N: usize>(&mut self) -> [u8; N] {
+    pub(crate) async fn receive<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         timeout(DEADLINE, self.0.read_exact(&mut bytes)).await.expect("the server answers").unwrap();
         bytes
     }
 
-    pub async fn receive_vec(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) async fn receive_vec(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         timeout(DEADLINE, self.0.read_exact(&mut bytes)).await.expect("the server answers").unwrap();
         bytes
     }
 
     /// Whatever comes until the server closes.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let read = timeout(DEADLINE, self.0.read_to_end(&mut bytes)).await.expect("the server closes");
         match read {
@@ -131,28 +131,28 @@ impl Client {
         bytes
     }
 
-    pub async fn assert_closed(&mut self) {
+    pub(crate) async fn assert_closed(&mut self) {
         assert_eq!(self.rest().await, b"");
     }
 
-    pub async fn greet(&mut self, flags: u32) {
+    pub(crate) async fn greet(&mut self, flags: u32) {
         assert_eq!(&self.receive::<18>().await, b"NBDMAGICIHAVEOPT\0\x03");
         self.send(&flags.to_be_bytes()).await;
     }
 
-    pub async fn send_option(&mut self, code: u32, payload: &[u8]) {
+    pub(crate) async fn send_option(&mut self, code: u32, payload: &[u8]) {
         let header = OptionHeader { code, length: payload.len() as u32 };
         self.send(&[&header.encode()[..], payload].concat()).await;
     }
 
     /// Type and payload of the next reply to an option.
-    pub async fn option_reply(&mut self) -> (u32, Vec<u8>) {
+    pub(crate) async fn option_reply(&mut self) -> (u32, Vec<u8>) {
         let header = OptionReply::parse(&self.receive().await).unwrap();
         (header.reply, self.receive_vec(header.length as usize).await)
     }
 
     /// Sends an option; the replies up to the last one, and that one's type.
-    pub async fn option(&mut self, code: u32, payload: &[u8]) -> (Vec<(u32, Vec<u8>)>, u32) {
+    pub(crate) async fn option(&mut self, code: u32, payload: &[u8]) -> (Vec<(u32, Vec<u8>)>, u32) {
         self.send_option(code, payload).await;
         let mut replies = Vec::new();
         loop {
@@ -164,28 +164,28 @@ impl Client {
     }
 
     /// Chooses an export; its size and transmission flags.
-    pub async fn go(&mut self, export: &str) -> (u64, u16) {
+    pub(crate) async fn go(&mut self, export: &str) -> (u64, u16) {
         let (infos, last) = self.option(opt::GO, &InfoRequest { export, infos: vec![] }.encode()).await;
         assert_eq!(last, rep::ACK);
         let [(rep::INFO, payload)] = &infos[..] else { panic!("one info: {infos:?}") };
         size_and_flags(payload)
     }
 
-    pub async fn request(&mut self, request: Request, payload: &[u8]) {
+    pub(crate) async fn request(&mut self, request: Request, payload: &[u8]) {
         self.send(&[&request.encode()[..], payload].concat()).await;
     }
 
-    pub async fn simple_reply(&mut self) -> SimpleReply {
+    pub(crate) async fn simple_reply(&mut self) -> SimpleReply {
         SimpleReply::parse(&self.receive().await).unwrap()
     }
 
-    pub async fn chunk(&mut self) -> Chunk {
+    pub(crate) async fn chunk(&mut self) -> Chunk {
         let header = ChunkHeader::parse(&self.receive().await).unwrap();
         Chunk { header, payload: self.receive_vec(header.length as usize).await }
     }
 
     /// Sends a request and gives the error of its simple reply.
-    pub async fn simple_error(&mut self, request: Request, payload: &[u8]) -> u32 {
+    pub(crate) async fn simple_error(&mut self, request: Request, payload: &[u8]) -> u32 {
         self.request(request, payload).await;
         let reply = self.simple_reply().await;
         assert_eq!(reply.cookie, request.cookie);
@@ -193,7 +193,7 @@ impl Client {
     }
 
     /// Sends a request that is refused with a structured error, and gives that.
-    pub async fn structured_error(&mut self, request: Request, payload: &[u8]) -> u32 {
+    pub(crate) async fn structured_error(&mut self, request: Request, payload: &[u8]) -> u32 {
         self.request(request, payload).await;
         let chunk = self.chunk().await;
         assert_eq!(chunk.header.cookie, request.cookie);
@@ -202,14 +202,14 @@ impl Client {
     }
 
     /// Reads with simple replies.
-    pub async fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
+    pub(crate) async fn read(&mut self, offset: u64, length: u32) -> Vec<u8> {
         assert_eq!(self.simple_error(read(offset, length), &[]).await, 0);
         self.receive_vec(length as usize).await
     }
 }
 
 /// Size and transmission flags in an `EXPORT` information.
-pub fn size_and_flags(payload: &[u8]) -> (u64, u16) {
+pub(crate) fn size_and_flags(payload: &[u8]) -> (u64, u16) {
     let (kind, rest) = payload.split_first_chunk::<2>().unwrap();
     assert_eq!(*kind, [0, 0]);
     let (size, flags) = rest.split_first_chunk::<8>().unwrap();
@@ -217,14 +217,14 @@ pub fn size_and_flags(payload: &[u8]) -> (u64, u16) {
 }
 
 /// A request without flags; its cookie says nothing in particular.
-pub fn request(command: u16, offset: u64, length: u32) -> Request {
+pub(crate) fn request(command: u16, offset: u64, length: u32) -> Request {
     Request { flags: 0, command, cookie: 0xfeed_0000_dead_0000 | u64::from(command), offset, length }
 }
 
-pub fn read(offset: u64, length: u32) -> Request {
+pub(crate) fn read(offset: u64, length: u32) -> Request {
     request(cmd::READ, offset, length)
 }
 
-pub fn write(offset: u64, length: u32) -> Request {
+pub(crate) fn write(offset: u64, length: u32) -> Request {
     request(cmd::WRITE, offset, length)
 }

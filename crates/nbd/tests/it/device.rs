@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 /// Unit of allocation, in bytes.
-pub const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = 4096;
 
 /// What the device was asked to do, in order of completion.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     Write(u64, usize),
     Trim(u64, u64),
     Zero(u64, u64, ZeroMode),
@@ -29,23 +29,23 @@ pub enum Call {
 }
 
 #[derive(Debug)]
-pub struct MemDevice {
-    pub info: DeviceInfo,
+pub(crate) struct MemDevice {
+    pub(crate) info: DeviceInfo,
     /// Requests are answered at once where possible.
-    pub fast: bool,
+    pub(crate) fast: bool,
     bytes: Mutex<Vec<u8>>,
     /// Per block.
     allocation: Mutex<Vec<Allocation>>,
-    pub calls: Mutex<Vec<Call>>,
+    pub(crate) calls: Mutex<Vec<Call>>,
     /// Every asynchronous operation takes a permit; an open gate has very many.
-    pub gate: Semaphore,
+    pub(crate) gate: Semaphore,
     /// Asynchronous operations that began.
-    pub begun: AtomicUsize,
+    pub(crate) begun: AtomicUsize,
     /// Asynchronous operations that ended or were dropped.
-    pub ended: AtomicUsize,
+    pub(crate) ended: AtomicUsize,
     /// What every operation fails with.
-    pub fail: Mutex<Option<Error>>,
-    pub panics: AtomicBool,
+    pub(crate) fail: Mutex<Option<Error>>,
+    pub(crate) panics: AtomicBool,
 }
 
 struct Ended<'a>(&'a AtomicUsize);
@@ -57,7 +57,7 @@ impl Drop for Ended<'_> {
 }
 
 impl MemDevice {
-    pub fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self {
             info: DeviceInfo { size: size as u64, read_only: false, durable_flush: true, fast_zero: true },
             fast: true,
@@ -73,7 +73,7 @@ impl MemDevice {
     }
 
     /// With these bytes, all of them data.
-    pub fn with_bytes(bytes: Vec<u8>) -> Self {
+    pub(crate) fn with_bytes(bytes: Vec<u8>) -> Self {
         let device = Self::new(bytes.len());
         device.allocation.lock().fill(Allocation::Data);
         *device.bytes.lock() = bytes;
@@ -81,32 +81,32 @@ impl MemDevice {
     }
 
     /// With bytes that differ in every block.
-    pub fn patterned(size: usize) -> Self {
+    pub(crate) fn patterned(size: usize) -> Self {
         Self::with_bytes((0..size).map(|at| (at / 7 + at / BLOCK) as u8).collect())
     }
 
-    pub fn read_only(mut self) -> Self {
+    pub(crate) fn read_only(mut self) -> Self {
         self.info.read_only = true;
         self
     }
 
     /// Answers nothing at once.
-    pub fn waiting(mut self) -> Self {
+    pub(crate) fn waiting(mut self) -> Self {
         self.fast = false;
         self
     }
 
     /// Answers nothing at all until [`Semaphore::add_permits`].
-    pub fn gated(mut self) -> Self {
+    pub(crate) fn gated(mut self) -> Self {
         self.gate = Semaphore::new(0);
         self.waiting()
     }
 
-    pub fn contents(&self) -> Vec<u8> {
+    pub(crate) fn contents(&self) -> Vec<u8> {
         self.bytes.lock().clone()
     }
 
-    pub fn failing(self, kind: ErrorKind, message: &str) -> Self {
+    pub(crate) fn failing(self, kind: ErrorKind, message: &str) -> Self {
         *self.fail.lock() = Some(Error::new(kind, message));
         self
     }
@@ -210,9 +210,10 @@ impl BlockDevice for MemDevice {
         while at < end {
             let block = at as usize / BLOCK;
             let next = ((block as u64 + 1) * BLOCK as u64).min(end);
+            let full = extents.len() == max;
             match extents.last_mut() {
                 Some(last) if last.allocation == blocks[block] => last.length += next - at,
-                _ if extents.len() == max => break,
+                _ if full => break,
                 _ => extents.push(StatusExtent { length: next - at, allocation: blocks[block] }),
             }
             at = next;
@@ -228,13 +229,13 @@ impl BlockDevice for MemDevice {
 }
 
 /// Waits until `done`, without sleeping; the test's own deadline is its bound.
-pub async fn until(done: impl Fn() -> bool) {
+pub(crate) async fn until(done: impl Fn() -> bool) {
     while !done() {
         tokio::task::yield_now().await;
     }
 }
 
 /// A device for several owners.
-pub fn shared(device: MemDevice) -> Arc<MemDevice> {
+pub(crate) fn shared(device: MemDevice) -> Arc<MemDevice> {
     Arc::new(device)
 }
