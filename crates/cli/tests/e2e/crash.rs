@@ -29,8 +29,7 @@ fn whole(client: &mut Client) -> Vec<u8> {
 }
 
 /// Writes random blocks of its own range until the server dies; tells `progress` of every flush.
-fn load(uri: &str, oracle: &Mutex<Oracle>, own: Range<usize>, mut rng: Rng, progress: &Sender<()>) {
-    let Ok(mut client) = Client::connect(uri) else { return };
+fn load(mut client: Client, oracle: &Mutex<Oracle>, own: Range<usize>, mut rng: Rng, progress: &Sender<()>) {
     loop {
         let block = own.start + rng.below(own.len() as u64) as usize;
         let offset = (block * BLOCK) as u64;
@@ -97,10 +96,13 @@ fn a_killed_server_keeps_what_was_flushed() {
         let (progress, flushes) = mpsc::channel();
         thread::scope(|scope| {
             for writer in 0..WRITERS {
-                let (uri, oracle, progress) = (server.uri().to_owned(), &oracle, progress.clone());
+                let client = Client::connect(server.uri()).expect("a connection");
+                let (oracle, progress) = (&oracle, progress.clone());
                 let share = BLOCKS / WRITERS;
                 let rng = Rng::new(seed ^ (round << 8 | writer as u64));
-                scope.spawn(move || load(&uri, oracle, writer * share..(writer + 1) * share, rng, &progress));
+                scope.spawn(move || {
+                    load(client, oracle, writer * share..(writer + 1) * share, rng, &progress)
+                });
             }
             drop(progress);
             let wait = |count: u64| {
