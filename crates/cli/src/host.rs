@@ -16,14 +16,22 @@ use gabion_store_core::{
     volume::{Base, CheckpointOptions, Checkpointed, IndexBase, Volume},
 };
 use gabion_store_local::{
-    disk_file::LazyFile,
+    disk_file::{FileIdentity, HostFile, LazyFile},
     fs::{Fs, StdFs},
-    overlay::{LocalOverlay, VolumeInfo, VolumeRecord, Volumes},
+    overlay::{
+        LocalOverlay, Volumes,
+        record::{LazyBase, VolumeInfo, VolumeRecord},
+    },
     store::LocalStore,
 };
 use parking_lot::Mutex;
 
 use crate::{Opened, Places, Settings, StoreUrl, open::open_with};
+
+/// In a volume's folder: the blocks of its lazy base, where the file system can share them.
+const PRIVATE_COPY: &str = "base.raw";
+/// Format of a lazy base in a volume's record: raw is the only one.
+const RAW: u8 = 0;
 
 /// Stores and volumes of a host.
 #[derive(Debug)]
@@ -54,10 +62,12 @@ pub struct OpenVolume {
 impl Host {
     /// A host with these places and settings. Touches nothing.
     pub fn new(places: Places, settings: Settings) -> Self {
-        let fs: Arc<dyn Fs> = Arc::new(StdFs::new());
+        let fs: Arc<dyn Fs> = Arc::new(StdFs::default());
         Self {
             volumes: Volumes::new(Arc::clone(&fs), places.volumes()),
-            cache: Arc::new(MemoryCache::new(usize::try_from(settings.memory_cache.value).unwrap_or(usize::MAX))),
+            cache: Arc::new(MemoryCache::new(
+                usize::try_from(settings.memory_cache.value).unwrap_or(usize::MAX),
+            )),
             clock: Arc::new(SystemClock),
             stores: Mutex::default(),
             places,
@@ -127,19 +137,24 @@ impl Host {
     /// Makes an empty store; `AlreadyExists` if there is one.
     pub async fn init_store(&self, url: &StoreUrl) -> Result<()> {
         let StoreUrl::Folder(folder) = url;
-        let (fs, clock, folder) = (Arc::clone(&self.fs), Arc::clone(&self.clock), folder.clone());
+        let (fs, folder) = (Arc::clone(&self.fs), folder.clone());
         blocking(move || {
             if let Some(parent) = folder.parent() {
                 make_folders(parent)?;
             }
-            LocalStore::init(fs, &folder, &*clock).map(drop)
+            LocalStore::init(fs, &folder).map(drop)
         })
         .await
     }
 
     /// Makes a volume of `size` zero bytes, or of a checkpoint of the store in force, in which case `size`
     /// may make it larger.
-    pub async fn create_volume(&self, name: &ImageName, from: Option<&ImageRef>, size: Option<u64>) -> Result<()> {
+    pub async fn create_volume(
+        &self,
+        name: &ImageName,
+        from: Option<&ImageRef>,
+        size: Option<u64>,
+    ) -> Result<()> {
         let home = self.store().await?;
         let id = VolumeId::random()?;
         let mut info = VolumeInfo {
@@ -178,19 +193,38 @@ impl Host {
     }
 
     /// Makes a volume of a raw disk file, to be served at once and ingested in the background.
+    ///
+    /// **Errors**: `Conflict` if a process writes to the file, `Unsupported` if it is a block device.
     pub async fn create_lazy_volume(&self, name: &ImageName, file: &Path) -> Result<()> {
         let home = self.store().await?;
-        let source = file.to_owned();
-        let lazy = blocking(move || LazyFile::describe(&source)).await?;
-        self.add_volume(VolumeInfo {
-            id: VolumeId::random()?,
-            name: name.clone(),
-            size: lazy.size,
-            base: None,
-            home: home.url.to_string(),
-            lazy_base: Some(lazy),
-            lineage: None,
-            created: self.clock.now(),
+        let (root, volumes, file) = (self.places.data.clone(), self.volumes.clone(), file.to_owned());
+        let (name, created) = (name.clone(), self.clock.now());
+        let id = VolumeId::random()?;
+        blocking(move || {
+            let source = HostFile::open(&file)?;
+            let (path, identity) = (source.path().to_owned(), source.identity());
+            drop(source);
+            make_folders(&root)?;
+            let overlay = volumes.create(VolumeInfo {
+                id,
+                name: name.clone(),
+                size: identity.size,
+                base: None,
+                home: home.url.to_string(),
+                lazy_base: Some(lazy_base(&path, identity)),
+                lineage: None,
+                created,
+            })?;
+            // The record names the file already: if this is interrupted, the file itself is read.
+            let taken = LazyFile::open(&path, &overlay.folder().join(PRIVATE_COPY)).and_then(|lazy| {
+                if lazy.identity().same_state(&identity) { Ok(()) } else { Err(changed(&path)) }
+            });
+            drop(overlay);
+            taken.inspect_err(|_| {
+                if let Err(error) = volumes.remove(&name) {
+                    tracing::warn!("volume '{name}' can't be removed again: {}", error.report());
+                }
+            })
         })
         .await
     }
@@ -219,11 +253,15 @@ impl Host {
                 Base::Index(IndexBase::new(index))
             }
             (None, Some(lazy)) => {
-                let (lazy, folder) = (lazy.clone(), overlay.folder().to_owned());
-                Base::Source(Arc::new(blocking(move || LazyFile::open(&lazy, &folder)).await?))
+                let (lazy, copy) = (lazy.clone(), overlay.folder().join(PRIVATE_COPY));
+                let reopen = move || LazyFile::reopen(&lazy.path, identity_of(&lazy), &copy);
+                Base::Source(Arc::new(blocking(reopen).await?))
             }
             (None, None) => Base::Empty,
         };
+        if info.base.is_some() && info.lazy_base.is_some() {
+            drop_private_copy(&overlay);
+        }
         let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
         let (clock, ingest) = (Arc::clone(&self.clock), self.ingest());
         Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest })
@@ -239,7 +277,10 @@ impl Host {
     pub async fn open_image_ephemeral(&self, image: &ImageRef) -> Result<(Volume, CheckpointId)> {
         let (base, size, id) = self.base_of(image).await?;
         let overlay = Arc::new(MemoryOverlay::new(size));
-        Ok((Volume::writable(format!("ephemeral copy of image '{image}'"), overlay, base, Some(id), size), id))
+        Ok((
+            Volume::writable(format!("ephemeral copy of image '{image}'"), overlay, base, Some(id), size),
+            id,
+        ))
     }
 
     async fn base_of(&self, image: &ImageRef) -> Result<(Base, u64, CheckpointId)> {
@@ -272,7 +313,8 @@ impl OpenVolume {
 
     /// Whether the volume stands on a file that is not wholly in its home store yet.
     pub fn is_lazy(&self) -> bool {
-        self.overlay.record().info.lazy_base.is_some()
+        let info = self.overlay.record().info;
+        info.base.is_none() && info.lazy_base.is_some()
     }
 
     /// Appends the volume's state to an image of its home store: the one of its own name, or `image`.
@@ -289,7 +331,9 @@ impl OpenVolume {
     /// Brings the rest of a lazy base into the home store.
     pub async fn complete_ingest(&self, job: &Job) -> Result<()> {
         let options = self.options(None, BTreeMap::new());
-        self.volume.complete_ingest(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await
+        self.volume.complete_ingest(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await?;
+        drop_private_copy(&self.overlay);
+        Ok(())
     }
 
     fn options(&self, image: Option<&ImageName>, labels: BTreeMap<String, String>) -> CheckpointOptions {
@@ -299,6 +343,48 @@ impl OpenVolume {
             labels,
             ingest: self.ingest,
         }
+    }
+}
+
+/// A lazy base for a volume's record.
+fn lazy_base(path: &Path, identity: FileIdentity) -> LazyBase {
+    LazyBase {
+        path: path.to_owned(),
+        device: identity.device,
+        inode: identity.inode,
+        size: identity.size,
+        mtime_ns: identity.modified,
+        ctime_ns: identity.changed,
+        format: RAW,
+        private_copy: Some(PRIVATE_COPY.to_owned()),
+    }
+}
+
+fn identity_of(lazy: &LazyBase) -> FileIdentity {
+    FileIdentity {
+        device: lazy.device,
+        inode: lazy.inode,
+        size: lazy.size,
+        modified: lazy.mtime_ns,
+        changed: lazy.ctime_ns,
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("{} is being changed: stop whatever writes to it", path.display()),
+    )
+}
+
+/// Removes the copy of a lazy base that is ingested. If it stays, so does only its space.
+fn drop_private_copy(overlay: &LocalOverlay) {
+    let copy = overlay.folder().join(PRIVATE_COPY);
+    match std::fs::remove_file(&copy) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("{} is no longer needed and can't be removed: {e}", copy.display());
+        }
+        _ => {}
     }
 }
 

@@ -24,11 +24,15 @@ impl FromStr for StoreUrl {
         let path = match text.split_once("://") {
             None => text,
             Some(("file", path)) if path.starts_with('/') => path,
-            Some(("file", _)) => return Err(Error::invalid(format!("'{text}': a file URL is file:///ABSOLUTE/PATH"))),
+            Some(("file", _)) => {
+                return Err(Error::invalid(format!("'{text}': a file URL is file:///ABSOLUTE/PATH")));
+            }
             Some((scheme, _)) => {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("stores at '{scheme}://' are not supported by this version: use a folder or file:///PATH"),
+                    format!(
+                        "stores at '{scheme}://' are not supported by this version: use a folder or file:///PATH"
+                    ),
                 ));
             }
         };
@@ -75,11 +79,12 @@ pub async fn open(url: &StoreUrl, memory: u64) -> Result<Opened> {
 pub(crate) async fn open_with(url: &StoreUrl, cache: &Arc<MemoryCache>, memory: u64) -> Result<Opened> {
     let StoreUrl::Folder(folder) = url;
     let folder = folder.clone();
-    let local = tokio::task::spawn_blocking(move || LocalStore::open(Arc::new(StdFs::new()), &folder))
+    let local = tokio::task::spawn_blocking(move || LocalStore::open(Arc::new(StdFs::default()), &folder))
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "opening the store died", e))??;
     let local = Arc::new(local);
-    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&local) as Arc<dyn ChunkStore>));
+    let chunks: Arc<dyn ChunkStore> =
+        Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&local) as Arc<dyn ChunkStore>));
     let node_budget = usize::try_from(memory / NODE_SHARE).unwrap_or(usize::MAX);
     Ok(Opened {
         url: url.clone(),

@@ -23,7 +23,8 @@ pub struct Places {
 impl Places {
     /// From this process's environment.
     pub fn from_env() -> Result<Self> {
-        let names = ["GABION_HOME", "HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"];
+        let names =
+            ["GABION_HOME", "HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"];
         let env = names.iter().filter_map(|name| Some((*name, std::env::var_os(name)?.into()))).collect();
         Self::from(&env, rustix::process::geteuid().is_root())
     }
@@ -46,13 +47,15 @@ impl Places {
                 config: config.unwrap_or_else(|| "/root/.config/gabion/config.toml".into()),
             });
         }
-        let no_home = || Error::invalid("neither GABION_HOME nor HOME is set: set one of them to an absolute path");
+        let no_home =
+            || Error::invalid("neither GABION_HOME nor HOME is set: set one of them to an absolute path");
         let data = absolute("XDG_DATA_HOME").or_else(|| Some(home.as_ref()?.join(".local/share")));
         let data = data.ok_or_else(no_home)?.join("gabion");
         let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(home.as_ref()?.join(".cache")));
         Ok(Self {
             cache: cache.ok_or_else(no_home)?.join("gabion"),
-            runtime: absolute("XDG_RUNTIME_DIR").map_or_else(|| data.join("run"), |folder| folder.join("gabion")),
+            runtime: absolute("XDG_RUNTIME_DIR")
+                .map_or_else(|| data.join("run"), |folder| folder.join("gabion")),
             config: config.ok_or_else(no_home)?,
             data,
         })
@@ -85,7 +88,9 @@ mod tests {
 
     #[test]
     fn one_folder_or_the_usual_ones() {
-        let env = |pairs: &[(&'static str, &str)]| pairs.iter().map(|(name, path)| (*name, PathBuf::from(path))).collect();
+        let env = |pairs: &[(&'static str, &str)]| {
+            pairs.iter().map(|(name, path)| (*name, PathBuf::from(path))).collect()
+        };
         let places = Places::from(&env(&[("GABION_HOME", "/g"), ("HOME", "/h")]), true).unwrap();
         assert_eq!(places, Places::below(Path::new("/g")));
         let places = Places::from(&env(&[("HOME", "/h"), ("XDG_CACHE_HOME", "relative")]), false).unwrap();

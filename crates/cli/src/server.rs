@@ -36,7 +36,11 @@ impl Export {
     }
 
     /// Any device.
-    pub fn device(name: impl Into<String>, device: Arc<dyn BlockDevice>, description: impl Into<String>) -> Self {
+    pub fn device(
+        name: impl Into<String>,
+        device: Arc<dyn BlockDevice>,
+        description: impl Into<String>,
+    ) -> Self {
         Self { name: name.into(), device, volume: None, description: description.into() }
     }
 }
@@ -95,7 +99,9 @@ impl ServerBuilder {
     pub async fn serve_unix(self, socket: &Path) -> Result<ServerHandle> {
         let mut nbd = gabion_nbd::Server::builder().limits(self.limits);
         for export in &self.exports {
-            nbd = nbd.export(export.name.clone(), Arc::clone(&export.device)).description(export.description.clone());
+            nbd = nbd
+                .export(export.name.clone(), Arc::clone(&export.device))
+                .description(export.description.clone());
         }
         let nbd = nbd.serve_unix(socket).await?;
         let exports: Arc<[Export]> = self.exports.into();
@@ -110,7 +116,9 @@ impl ServerBuilder {
             }
         };
         let ingests = CancellationToken::new();
-        for volume in exports.iter().filter_map(|export| export.volume.clone()).filter(|volume| volume.is_lazy()) {
+        for volume in
+            exports.iter().filter_map(|export| export.volume.clone()).filter(|volume| volume.is_lazy())
+        {
             tokio::spawn(ingest(volume, ingests.clone()));
         }
         Ok(ServerHandle { nbd, exports, control, ingests })
@@ -160,6 +168,9 @@ pub(crate) fn find_volume<'a>(exports: &'a [Export], name: &str) -> Result<&'a A
     let export = exports.iter().find(|export| export.name == name);
     let export = export.ok_or_else(|| Error::not_found(format!("this server serves no '{name}'")))?;
     export.volume.as_ref().ok_or_else(|| {
-        Error::new(ErrorKind::ReadOnly, format!("'{name}' is served from an image and has nothing to checkpoint"))
+        Error::new(
+            ErrorKind::ReadOnly,
+            format!("'{name}' is served from an image and has nothing to checkpoint"),
+        )
     })
 }

@@ -89,12 +89,13 @@ impl Settings {
         };
         settings.stores = file.stores;
         settings.store.set(file.store.map(Some), Origin::File);
-        settings.memory_cache.set(file.memory_cache.map(|t| parse_size(&t)).transpose().map_err(place)?, Origin::File);
+        settings
+            .memory_cache
+            .set(file.memory_cache.map(|t| parse_size(&t)).transpose().map_err(place)?, Origin::File);
         settings.chunker.set(file.chunker.map(|t| t.parse()).transpose().map_err(place)?, Origin::File);
-        settings.compression.set(
-            file.compression.map(|t| parse_compression(&t)).transpose().map_err(place)?,
-            Origin::File,
-        );
+        settings
+            .compression
+            .set(file.compression.map(|t| parse_compression(&t)).transpose().map_err(place)?, Origin::File);
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         settings.store.set(variable("GABION_STORE").map(Some), Origin::Environment);
         let cache = variable("GABION_MEMORY_CACHE").map(|text| parse_size(&text)).transpose();

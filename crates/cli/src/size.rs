@@ -15,12 +15,21 @@ pub fn parse_size(text: &str) -> Result<u64> {
         .unwrap_or((upper, 0));
     let (whole, part) = number.split_once('.').unwrap_or((number, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 9 || (!part.is_empty() && shift == 0) {
+    if whole.is_empty()
+        || !digits(whole)
+        || !digits(part)
+        || part.len() > 9
+        || (!part.is_empty() && shift == 0)
+    {
         return Err(bad());
     }
     let unit = 1_u128 << shift;
     let whole: u128 = whole.parse().map_err(|_| bad())?;
-    let part: u128 = if part.is_empty() { 0 } else { part.parse::<u128>().map_err(|_| bad())? * unit / 10_u128.pow(part.len() as u32) };
+    let part: u128 = if part.is_empty() {
+        0
+    } else {
+        part.parse::<u128>().map_err(|_| bad())? * unit / 10_u128.pow(part.len() as u32)
+    };
     whole.checked_mul(unit).and_then(|bytes| u64::try_from(bytes + part).ok()).ok_or_else(bad)
 }
 
@@ -39,7 +48,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("0", 0), ("4096", 4096), ("1k", 1024), ("1.5G", 3 << 29), ("2TiB", 2 << 40), ("10MB", 10 << 20)] {
+        for (text, bytes) in
+            [("0", 0), ("4096", 4096), ("1k", 1024), ("1.5G", 3 << 29), ("2TiB", 2 << 40), ("10MB", 10 << 20)]
+        {
             assert_eq!(parse_size(text).unwrap(), bytes, "{text}");
         }
         for bad in ["", "G", "-1", "1.5", "1..5G", "1Q", "99999999999E", "1e9"] {

@@ -75,13 +75,13 @@ pub(super) async fn export(
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");
     let done = if to_stdout {
-        let sink = StreamSink::new(std::io::stdout());
+        let sink = StreamSink::new(std::io::stdout(), "standard output");
         let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
         blocking(move || sink.finish()).await?;
         done
     } else {
-        let path = file.to_owned();
-        let sink = blocking(move || FileSink::create(&path, force)).await?;
+        let (path, size) = (file.to_owned(), checkpoint.size);
+        let sink = blocking(move || FileSink::create(&path, size, force)).await?;
         let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
         blocking(move || sink.finish()).await?;
         done

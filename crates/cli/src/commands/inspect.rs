@@ -180,22 +180,16 @@ pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
     let local = opened.local.clone();
     let usage = blocking(move || local.usage()).await?;
-    let total = usage.packs + usage.locators + usage.maps + usage.records;
-    let value = json!({
-        "store": opened.url.to_string(), "total": total, "packs": usage.packs, "locators": usage.locators,
-        "maps": usage.maps, "records": usage.records, "pack_count": usage.pack_count, "entries": usage.entries,
-    });
-    let text = format!(
-        "{}\n  packs     {:>10}  in {}, with {} entries\n  locators  {:>10}\n  maps      {:>10}\n  records   {:>10}\n  total     {:>10}",
-        opened.url,
-        format_bytes(usage.packs),
-        usage.pack_count,
-        usage.entries,
-        format_bytes(usage.locators),
-        format_bytes(usage.maps),
-        format_bytes(usage.records),
-        format_bytes(total),
-    );
+    let classes =
+        [("packs", usage.packs), ("locators", usage.locators), ("maps", usage.maps), ("other", usage.other)];
+    let total: u64 = classes.iter().map(|(_, class)| class.bytes).sum();
+    let mut value = json!({ "store": opened.url.to_string(), "total": total, "entries": usage.entries });
+    let mut text = format!("{}\n", opened.url);
+    for (name, class) in classes {
+        value[name] = json!({ "files": class.files, "bytes": class.bytes });
+        text.push_str(&format!("  {name:<9} {:>10}  in {} files\n", format_bytes(class.bytes), class.files));
+    }
+    text.push_str(&format!("  {:<9} {:>10}  with {} entries", "total", format_bytes(total), usage.entries));
     output.result(&value, &text);
     Ok(())
 }

@@ -76,7 +76,9 @@ impl IntoResponse for Failed {
             ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::ReadOnly => StatusCode::BAD_REQUEST,
             ErrorKind::PermissionDenied => StatusCode::FORBIDDEN,
             ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Unavailable | ErrorKind::Poisoned | ErrorKind::Cancelled => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             ErrorKind::Corrupt => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(ErrorReply::from(&self.0))).into_response()
@@ -94,7 +96,9 @@ async fn checkpoint(
         let made = volume.checkpoint(image.as_ref(), request.labels, &Job::default()).await?;
         Ok(CheckpointReply::new(image.as_ref().unwrap_or(&volume.name).as_str(), &made))
     });
-    let made = made.await.unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Unavailable, "the checkpoint died", e)));
+    let made = made
+        .await
+        .unwrap_or_else(|e| Err(Error::with_source(ErrorKind::Unavailable, "the checkpoint died", e)));
     made.map(Json).map_err(Failed)
 }
 
