@@ -213,6 +213,8 @@ impl ServerHandle {
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
+        // While it still listens, nobody takes its socket for a dead one.
+        self.address = None;
         self.stop.cancel();
         // Its connections go with it.
         self.acceptor.abort();

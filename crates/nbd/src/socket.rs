@@ -2,17 +2,19 @@
 //!
 //! A socket is bound and listens inside a folder of mode 0700 beside its path, gets mode 0600 there, and
 //! only then is linked under its path. A link never replaces what is there, so two servers that start
-//! at once can't take the path from each other. A dead server's socket is moved into that folder first
-//! and looked at again: if someone replaced it meanwhile, it is put back.
+//! at once can't take the path from each other. A dead server's socket is probed and removed under a lock
+//! of the folder that it lies in, so that nobody removes what another put in its place meanwhile.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder, File, Permissions, TryLockError},
     io,
     os::unix::{
         fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
 };
 
 use gabion_store_core::{Error, ErrorKind, Result};
@@ -29,6 +31,10 @@ pub struct SocketFile {
     path: PathBuf,
     identity: Identity,
 }
+
+/// How often, and after which pause, the lock of a folder is tried. Another server holds it for less than
+/// a millisecond; somebody else's lock must not hold us up for ever.
+const LOCK_TRIES: (u32, Duration) = (100, Duration::from_millis(10));
 
 /// Device and inode of a file.
 type Identity = (u64, u64);
@@ -59,7 +65,7 @@ impl SocketFile {
         for _ in 0..MAX_ATTEMPTS {
             match fs::hard_link(&fresh, path) {
                 Ok(()) => return Ok((Self { path: path.to_owned(), identity }, listener)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => room.clear(path)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => clear(path)?,
                 Err(error) => return Err(at(error)),
             }
         }
@@ -97,6 +103,49 @@ fn in_use(path: &Path) -> Error {
     )
 }
 
+/// Removes a dead server's socket at `path`; fails if anything else is there.
+fn clear(path: &Path) -> Result<()> {
+    let at = |error| Error::io(format!("can't look at {}", path.display()), error);
+    let _lock = lock_folder(path)?;
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(at)?,
+    };
+    if !found.file_type().is_socket() {
+        return Err(Error::new(
+            ErrorKind::AlreadyExists,
+            format!("{} exists and is no socket: remove it or choose another path", path.display()),
+        ));
+    }
+    match UnixStream::connect(path) {
+        // Nobody can link another in its place before it is removed, and only we remove it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(at),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // It may be alive; not being allowed to ask is no leave to remove it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(at(error)),
+        Ok(_) | Err(_) => Err(in_use(path)),
+    }
+}
+
+/// Locks the folder of a path, until the file is dropped.
+fn lock_folder(path: &Path) -> Result<File> {
+    let parent = path.parent().unwrap_or(path);
+    let at = |error| Error::io(format!("can't lock {}", parent.display()), error);
+    let folder = File::open(parent).map_err(at)?;
+    let (tries, pause) = LOCK_TRIES;
+    for _ in 0..tries {
+        match folder.try_lock() {
+            Ok(()) => return Ok(folder),
+            Err(TryLockError::WouldBlock) => sleep(pause),
+            Err(TryLockError::Error(error)) => return Err(at(error)),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Conflict,
+        format!("{} is locked by another process: remove {} by hand", parent.display(), path.display()),
+    ))
+}
+
 /// A private folder beside the path of a socket, removed with what it holds on drop.
 struct Room(PathBuf);
 
@@ -118,39 +167,6 @@ impl Room {
             }
         }
         Err(Error::new(ErrorKind::Conflict, format!("no temporary name is free in {}", parent.display())))
-    }
-
-    /// Removes a dead server's socket at `path`; fails if anything else is there.
-    fn clear(&self, path: &Path) -> Result<()> {
-        let at = |error| Error::io(format!("can't look at {}", path.display()), error);
-        let found = match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            found => found.map_err(at)?,
-        };
-        if !found.file_type().is_socket() {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("{} exists and is no socket: remove it or choose another path", path.display()),
-            ));
-        }
-        match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // It may be alive; not being allowed to ask is no leave to remove it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(at(error)),
-            Ok(_) | Err(_) => return Err(in_use(path)),
-        }
-        let taken = self.0.join("old");
-        match fs::rename(path, &taken) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            moved => moved.map_err(at)?,
-        }
-        if identity_of(&fs::symlink_metadata(&taken).map_err(at)?) == identity_of(&found) {
-            return fs::remove_file(&taken).map_err(at);
-        }
-        // It was replaced in the meantime: what we hold may be alive.
-        fs::hard_link(&taken, path).map_err(at)?;
-        Err(in_use(path))
     }
 }
 
@@ -242,10 +258,10 @@ mod tests {
     fn of_two_that_start_at_once_over_a_dead_socket_one_wins() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s.sock");
-        for _ in 0..50 {
+        for _ in 0..100 {
             drop(UnixListener::bind(&path).unwrap());
             let bound: Vec<_> = std::thread::scope(|scope| {
-                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| SocketFile::bind(&path))).collect();
+                let starts: Vec<_> = (0..6).map(|_| scope.spawn(|| SocketFile::bind(&path))).collect();
                 starts.into_iter().map(|start| start.join().unwrap()).collect()
             });
             assert_eq!(bound.iter().filter(|result| result.is_ok()).count(), 1);

@@ -228,11 +228,14 @@ impl BlockDevice for MemDevice {
     }
 }
 
-/// Waits until `done`, without sleeping; the test's own deadline is its bound.
+/// Waits until `done`, without sleeping.
 pub(crate) async fn until(done: impl Fn() -> bool) {
-    while !done() {
-        tokio::task::yield_now().await;
-    }
+    let waiting = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::client::DEADLINE, waiting).await.expect("it comes about");
 }
 
 /// A device for several owners.
