@@ -99,9 +99,10 @@ impl LocalOverlay {
         let layer = LocalLayer::create(&*fs, folder, files, blocks, health.clone())?;
         // The layer's names, and the folder's own, must be durable before the record says that they are.
         fs.sync_dir(folder).map_err(|e| io_error("syncing", folder, e))?;
-        if let Some(parent) = folder.parent() {
-            fs.sync_dir(parent).map_err(|e| io_error("syncing", parent, e))?;
-        }
+        // A relative path of one part has the empty path as its parent.
+        let parent =
+            folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs.sync_dir(parent).map_err(|e| io_error("syncing", parent, e))?;
         replace(&*fs, &folder.join(RECORD), &bytes)
             .map_err(|e| io_error("saving the record of", folder, e))?;
         Ok(Self::assemble(fs, folder, lock, health, record, vec![Arc::new(layer)]))
