@@ -49,10 +49,15 @@ impl Volumes {
         self.root.join(VolumeId::from_bytes(folder).to_string())
     }
 
-    /// All volumes, in use or not, sorted by name; those whose record can't be read come last. Blocks.
+    /// All volumes, in use or not, sorted by name; those whose record can't be read come last. A root that does
+    /// not exist holds none. Blocks.
     pub fn list(&self) -> Result<Vec<FoundVolume>> {
         let mut found = Vec::new();
-        for name in self.fs.read_dir(&self.root).map_err(|e| io_error("listing", &self.root, e))? {
+        let names = match self.fs.read_dir(&self.root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names.map_err(|e| io_error("listing", &self.root, e))?,
+        };
+        for name in names {
             let folder = self.root.join(name);
             match read_record(&*self.fs, &folder) {
                 // A remnant, or something that is not ours.
@@ -84,8 +89,18 @@ impl Volumes {
         Ok(record)
     }
 
-    /// Makes a volume, see [`LocalOverlay::create`].
+    /// Makes a volume, see [`LocalOverlay::create`]. The root is made if it does not exist; its parent does.
     pub fn create(&self, info: VolumeInfo) -> Result<LocalOverlay> {
+        match self.fs.create_dir(&self.root) {
+            Ok(()) => {
+                let parent = self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
+                self.fs
+                    .sync_dir(parent.unwrap_or(Path::new(".")))
+                    .map_err(|e| io_error("syncing the parent of", &self.root, e))?;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(io_error("making", &self.root, e)),
+        }
         LocalOverlay::create(self.fs.clone(), &self.folder(&info.name), info)
     }
 
