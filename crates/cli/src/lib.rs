@@ -1,1 +1,3 @@
 //! Content-addressed storage for virtual disks.
+
+pub mod disk;
