@@ -1,5 +1,9 @@
 //! Exported disks in files and streams, beside a model.
-#![expect(clippy::disallowed_methods, reason = "tests look at the files of others")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests look at the files of others, and fail by panicking"
+)]
 
 use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},

@@ -1,5 +1,10 @@
 //! Disk images of the host as sources: content, holes, changes underneath, what is no image, QEMU's locks.
-#![expect(clippy::disallowed_methods, reason = "tests make the files of others")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    reason = "tests make the files of others, and fail by panicking"
+)]
 
 use std::{
     io::{self, BufRead as _, BufReader, Read, Write as _},
@@ -122,7 +127,7 @@ fn permission_denied_is_told_as_such() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("secret.raw");
     std::fs::write(&path, "x").unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
     // Of this thread alone, and only root needs it: root may read everything.
     let error = std::thread::spawn(move || {
         nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
