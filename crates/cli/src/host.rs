@@ -16,7 +16,7 @@ use gabion_store_core::{
     volume::{Base, CheckpointOptions, Checkpointed, IndexBase, Volume},
 };
 use gabion_store_local::{
-    disk_file::{FileIdentity, HostFile, LazyFile},
+    disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
     fs::{Fs, StdFs},
     overlay::{
         LocalOverlay, Volumes,
@@ -194,7 +194,7 @@ impl Host {
 
     /// Makes a volume of a raw disk file, to be served at once and ingested in the background.
     ///
-    /// **Errors**: `Conflict` if a process writes to the file, `Unsupported` if it is a block device.
+    /// **Errors**: `Conflict` if a process writes to the file, `Unsupported` if it is a block device or not raw.
     pub async fn create_lazy_volume(&self, name: &ImageName, file: &Path) -> Result<()> {
         let home = self.store().await?;
         let (root, volumes, file) = (self.places.data.clone(), self.volumes.clone(), file.to_owned());
@@ -202,6 +202,15 @@ impl Host {
         let id = VolumeId::random()?;
         blocking(move || {
             let source = HostFile::open(&file)?;
+            match probe(&source)? {
+                Format::Raw => {}
+                format => {
+                    let advice = format.advice(&file).unwrap_or_else(|| {
+                        format!("{0} is a qcow2 image, and only raw files are served in place: import it with 'gabion import {0}' and serve the image", file.display())
+                    });
+                    return Err(Error::new(ErrorKind::Unsupported, advice));
+                }
+            }
             let (path, identity) = (source.path().to_owned(), source.identity());
             drop(source);
             make_folders(&root)?;

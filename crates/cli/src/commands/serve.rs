@@ -156,7 +156,9 @@ async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {
         )));
     }
     let name = name_of(file)?;
-    if host.volumes().contains(&name)? {
+    if !host.volumes().contains(&name)? {
+        host.create_lazy_volume(&name, file).await?;
+    } else {
         let info = host.volumes().look_up(&name)?.info;
         let same = info.lazy_base.as_ref().is_some_and(|lazy| same_file(&lazy.path, file));
         if !same {
@@ -169,8 +171,6 @@ async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {
                 ),
             ));
         }
-    } else {
-        host.create_lazy_volume(&name, file).await?;
     }
     Ok(Export::volume(host.open_volume(&name, None).await?))
 }

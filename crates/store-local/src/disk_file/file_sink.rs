@@ -58,7 +58,7 @@ impl FileSink {
             Ok(_) if !overwrite => {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
-                    format!("{} exists: choose another name, or overwrite it", target.display()),
+                    format!("{} exists: choose another name, or overwrite it with --force", target.display()),
                 ));
             }
             // What is replaced is what a link points to.
