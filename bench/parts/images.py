@@ -3,18 +3,21 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 
 from .common import MIB, run, say
 
 TREE_BYTES = 910 * MIB
 LARGEST = 48 * MIB
+FILES = 40_000
 
 
 def build(out):
     """Paths of the base, edited and rebuilt images."""
     images = {name: out / f"{name}.img" for name in ("base", "edited", "rebuilt")}
-    done = out / "images.done"
-    if done.exists() and all(path.exists() for path in images.values()):
+    finished = out / "images.done"
+    if finished.exists() and all(path.exists() for path in images.values()):
         return images
     say("building the images (1 GiB ext4 of files of /usr)")
     tree, changed = out / "tree", out / "tree-changed"
@@ -36,20 +39,24 @@ def build(out):
         folder, base = os.path.split(name)
         script += [f'cd "/{folder}"', f'rm "{base}"', f'write {new} "{base}"']
     (out / "edits.debugfs").write_text("\n".join(script) + "\n")
-    run("debugfs", "-w", "-f", out / "edits.debugfs", images["edited"])
+    # debugfs tells of a command that failed, and ends with success.
+    edited = subprocess.run(["debugfs", "-w", "-f", out / "edits.debugfs", images["edited"]], capture_output=True)
+    said = edited.stderr.decode(errors="replace").splitlines()[1:]
+    if said or edited.returncode != 0:
+        sys.exit(f"bench: debugfs could not edit the image: {said[:5]}")
     run("e2fsck", "-fn", images["edited"])
 
     # Built anew: 5 % of the files changed, every file placed again.
     chance = random.Random(5)
     run("cp", "-al", tree, changed)
     for name in chance.sample(files, len(files) * 5 // 100):
-        bytes_ = (tree / name).read_bytes()
-        (changed / name).unlink()
-        (changed / name).write_bytes(edit(bytes_, chance))
+        data = (tree / name).read_bytes()
+        (changed / name).unlink()  # a link to the tree's file, which stays
+        (changed / name).write_bytes(edit(data, chance))
     make(changed, images["rebuilt"], seed=2)
     for folder in (tree, changed, edits):
         shutil.rmtree(folder)
-    done.touch()
+    finished.touch()
     return images
 
 
@@ -73,7 +80,7 @@ def collect(tree):
         shutil.copyfile(name, target)
         chosen.append(name.removeprefix("/usr/"))
         total += size + 2048
-        if total >= TREE_BYTES:
+        if total >= TREE_BYTES or len(chosen) == FILES:
             break
     return chosen
 
@@ -88,5 +95,5 @@ def edit(data, chance):
 def make(tree, image, seed):
     image.unlink(missing_ok=True)
     uuid = f"00000000-0000-4000-8000-{seed:012d}"
-    options = ["-q", "-t", "ext4", "-b", "4096", "-N", "131072", "-m", "0", "-U", uuid]
+    options = ["-q", "-t", "ext4", "-b", "4096", "-N", "49152", "-m", "0", "-U", uuid]
     run("mke2fs", *options, "-E", f"hash_seed={uuid},lazy_itable_init=0", "-d", tree, image, "1G")
