@@ -191,6 +191,7 @@ fn fio_verifies_over_several_connections() {
             "--iodepth=16",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--do_verify=1",
             "--randseed=7",
             "--group_reporting",

@@ -101,7 +101,7 @@ fn a_killed_server_keeps_what_was_flushed() {
                 let share = BLOCKS / WRITERS;
                 let rng = Rng::new(seed ^ (round << 8 | writer as u64));
                 scope.spawn(move || {
-                    load(client, oracle, writer * share..(writer + 1) * share, rng, &progress)
+                    load(client, oracle, writer * share..(writer + 1) * share, rng, &progress);
                 });
             }
             drop(progress);
