@@ -190,8 +190,10 @@ fn images_that_name_other_files_are_refused() {
     refused(Path::new(&top), ErrorKind::Unsupported, &["top.qcow2", "\"disk.qcow2\"", "flatten", "convert"]);
 
     let split = images.text("split.qcow2");
-    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "data_file=outside.raw", &split, "1M"]);
-    refused(Path::new(&split), ErrorKind::Unsupported, &["split.qcow2", "\"outside.raw\"", "convert"]);
+    let outside = images.text("outside.raw");
+    let option = format!("data_file={outside}");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &option, &split, "1M"]);
+    refused(Path::new(&split), ErrorKind::Unsupported, &["split.qcow2", &outside, "convert"]);
 }
 
 #[test]
