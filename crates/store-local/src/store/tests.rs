@@ -3,6 +3,7 @@
 mod behaviour;
 mod conformance;
 mod damage;
+mod failing_fs;
 mod failure;
 mod fixture;
 mod records;
