@@ -13,26 +13,19 @@ use gabion_store_core::{
 use super::{Inner, LocalStore, folder::Folder, writer::placement};
 use crate::fs::FsFileExt as _;
 
-/// Files of one class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Class {
-    /// Number of files.
-    pub files: u64,
-    /// Their lengths together, in bytes.
-    pub bytes: u64,
-}
-
-/// What a store's folder holds.
+/// What a store's folder holds; lengths of files, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Packs, those that nothing refers to included.
-    pub packs: Class,
+    pub packs: u64,
+    /// Number of packs.
+    pub pack_count: u64,
     /// Locators, replaced ones included.
-    pub locators: Class,
-    /// Image maps and boot traces.
-    pub maps: Class,
-    /// Image records, catalog, descriptor and everything else.
-    pub other: Class,
+    pub locators: u64,
+    /// Image maps and boot traces, replaced ones included.
+    pub maps: u64,
+    /// Image records, catalog, descriptor and whatever else lies in the folder.
+    pub records: u64,
     /// Entries of the live locators; one that stands in two counts twice.
     pub entries: u64,
 }
@@ -92,18 +85,15 @@ impl LocalStore {
     pub fn usage(&self) -> Result<Usage> {
         let folder = &self.0.folder;
         let mut usage = Usage {
-            locators: class(folder, LOCATORS)?,
-            maps: class(folder, MAPS)?,
-            other: class(folder, "")?,
+            locators: files(folder, LOCATORS)?.1,
+            maps: files(folder, MAPS)?.1,
+            records: files(folder, "")?.1 + files(folder, IMAGES)?.1,
             ..Usage::default()
         };
-        let images = class(folder, IMAGES)?;
-        usage.other.files += images.files;
-        usage.other.bytes += images.bytes;
         for name in folder.list(PACKS)? {
-            let packs = class(folder, &format!("{PACKS}/{name}"))?;
-            usage.packs.files += packs.files;
-            usage.packs.bytes += packs.bytes;
+            let (count, bytes) = files(folder, &format!("{PACKS}/{name}"))?;
+            usage.pack_count += count;
+            usage.packs += bytes;
         }
         let (live, _) = self.0.locators.reload()?;
         usage.entries = live.catalog.locators.iter().map(|locator| locator.entries).sum();
@@ -181,20 +171,20 @@ impl Inner {
     }
 }
 
-/// The files right in a folder.
-fn class(folder: &Folder, key: &str) -> Result<Class> {
-    let mut class = Class::default();
+/// Number and length of the files right in a folder.
+fn files(folder: &Folder, key: &str) -> Result<(u64, u64)> {
+    let (mut count, mut bytes) = (0, 0);
     for name in folder.list(key)? {
         let path = if key.is_empty() { name } else { format!("{key}/{name}") };
         match folder.fs().stat(&folder.path(&path)) {
             Ok(stat) if !stat.is_dir => {
-                class.files += 1;
-                class.bytes += stat.len;
+                count += 1;
+                bytes += stat.len;
             }
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(folder.error("looking at", &path, e)),
         }
     }
-    Ok(class)
+    Ok((count, bytes))
 }

@@ -44,7 +44,7 @@ use gabion_store_core::{
 };
 use parking_lot::Mutex;
 
-pub use inspect::{Class, DamagedEntry, PackReport, Usage};
+pub use inspect::{DamagedEntry, PackReport, Usage};
 
 use folder::Folder;
 use locators::{Found, Locators};
@@ -118,46 +118,9 @@ impl LocalStore {
     /// Makes a store in `dir`, which is made if it does not exist (its parent must), and opens it. A
     /// folder that holds a store already is `AlreadyExists`, one that holds anything else `Invalid`.
     /// Blocks.
-    pub fn init(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
-        Self::init_with(fs, dir, LocalStoreOptions::default())
-    }
-
-    /// As [`init`](Self::init), with options.
-    pub fn init_with(fs: Arc<dyn Fs>, dir: &Path, options: LocalStoreOptions) -> Result<Self> {
-        let folder = Folder::new(fs.clone(), dir);
-        folder.make_dir("")?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
-        }
-        if !folder.exists(DESCRIPTOR_KEY)? {
-            // What an interrupted `init` leaves is no obstacle.
-            let known = ["lock", layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
-            let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
-            let foreign = folder.list("")?.into_iter().find(|name| {
-                !known.contains(&name.as_str()) && !folders.contains(&name.as_str()) && name != DESCRIPTOR_KEY
-            });
-            if let Some(name) = foreign {
-                return Err(Error::invalid(format!(
-                    "{} is not empty (it holds '{name}'): choose a new folder for the store",
-                    dir.display()
-                )));
-            }
-        }
-        let lock = folder.lock()?;
-        if folder.exists(DESCRIPTOR_KEY)? {
-            return Err(Error::new(
-                ErrorKind::AlreadyExists,
-                format!("{} holds a store already", dir.display()),
-            ));
-        }
-        for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
-            folder.make_dir(key)?;
-        }
-        folder.replace(layout::CATALOG_KEY, &Catalog::empty(WriteId::random()?).encode()?)?;
-        // Last, so that what has a descriptor is whole.
-        folder.replace(DESCRIPTOR_KEY, Descriptor::new(options.clock.now())?.encode().as_bytes())?;
-        drop(lock);
-        Self::open_with(fs, dir, options)
+    pub fn init(fs: Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<Self> {
+        make(&fs, dir, clock)?;
+        Self::open(fs, dir)
     }
 
     /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, a newer
@@ -446,6 +409,40 @@ impl Inner {
         }
         oldest
     }
+}
+
+/// Makes an empty store; the descriptor comes last, so that what has one is whole.
+fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
+    let folder = Folder::new(fs.clone(), dir);
+    folder.make_dir("")?;
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
+    }
+    if !folder.exists(DESCRIPTOR_KEY)? {
+        // What an interrupted `init` leaves is no obstacle.
+        let known = ["lock", layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
+        let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
+        let foreign = folder.list("")?.into_iter().find(|name| {
+            !known.contains(&name.as_str()) && !folders.contains(&name.as_str()) && name != DESCRIPTOR_KEY
+        });
+        if let Some(name) = foreign {
+            return Err(Error::invalid(format!(
+                "{} is not empty (it holds '{name}'): choose a new folder for the store",
+                dir.display()
+            )));
+        }
+    }
+    let lock = folder.lock()?;
+    if folder.exists(DESCRIPTOR_KEY)? {
+        return Err(Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display())));
+    }
+    for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
+        folder.make_dir(key)?;
+    }
+    folder.replace(layout::CATALOG_KEY, &Catalog::empty(WriteId::random()?).encode()?)?;
+    folder.replace(DESCRIPTOR_KEY, Descriptor::new(clock.now())?.encode().as_bytes())?;
+    drop(lock);
+    Ok(())
 }
 
 fn placed(place: &Found) -> Option<Placement> {

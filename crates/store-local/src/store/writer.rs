@@ -34,8 +34,9 @@ use tokio::sync::watch;
 use super::{folder::Folder, seal::Sealing};
 use crate::fs::{FsFile, FsFileExt as _};
 
-/// Longest write in bytes: larger ones gain nothing and hold more memory.
-const MAX_WRITE: usize = 4 << 20;
+/// Longest write in bytes: large enough that the call itself costs nothing, small enough that the buffer
+/// stays in the processor's cache.
+const MAX_WRITE: usize = 1 << 20;
 
 /// A pack that is being written.
 #[derive(Debug)]
@@ -46,6 +47,14 @@ pub(super) struct OpenPack {
     keys: HashSet<EntryKey>,
     /// One past the last whole entry; bytes behind it are of a write that failed.
     pub(super) len: u64,
+}
+
+/// Where entries are appended.
+#[derive(Debug, Default)]
+struct Front {
+    pack: Option<OpenPack>,
+    /// Kept from write to write: fresh memory costs the kernel more than the copy.
+    buffer: Vec<u8>,
 }
 
 /// Jobs on their way to durability.
@@ -65,7 +74,7 @@ pub(super) struct Writer {
     pub(super) folder: Folder,
     target: u64,
     /// Held while a batch is written: one writer at a time fills the page cache as fast as it goes.
-    open: Mutex<Option<OpenPack>>,
+    front: Mutex<Front>,
     recent: RwLock<HashMap<EntryKey, Placement>>,
     flight: Mutex<Flight>,
     finished: watch::Sender<()>,
@@ -99,7 +108,7 @@ impl Writer {
         Self {
             folder,
             target: target.min(MAX_PACK_LEN / 2),
-            open: Mutex::new(None),
+            front: Mutex::default(),
             recent: RwLock::default(),
             flight: Mutex::default(),
             finished: watch::Sender::new(()),
@@ -116,12 +125,12 @@ impl Writer {
     pub(super) fn append(&self, entries: Vec<Prepared>) -> (Vec<OpenPack>, Result<()>) {
         let mut full = Vec::new();
         let mut rest = VecDeque::from(entries);
-        let mut open = self.open.lock();
+        let mut front = self.front.lock();
         while !rest.is_empty() {
-            if let Err(e) = self.append_some(&mut open, &mut rest) {
+            if let Err(e) = self.append_some(&mut front, &mut rest) {
                 return (full, Err(e));
             }
-            full.extend(open.take_if(|pack| {
+            full.extend(front.pack.take_if(|pack| {
                 pack.len >= self.target || rest.front().is_some_and(|next| self.is_redone(pack, next))
             }));
         }
@@ -136,10 +145,9 @@ impl Writer {
 
     /// Writes entries off the front of `rest`, in one write into one pack; none if the pack must be closed
     /// before the first of them.
-    fn append_some(&self, open: &mut Option<OpenPack>, rest: &mut VecDeque<Prepared>) -> Result<()> {
-        let first_len = rest.front().map_or(0, Prepared::len);
-        let mut buffer =
-            Vec::with_capacity(first_len.max(MAX_WRITE.min(rest.iter().map(Prepared::len).sum())));
+    fn append_some(&self, front: &mut Front, rest: &mut VecDeque<Prepared>) -> Result<()> {
+        let Front { pack: open, buffer } = front;
+        buffer.clear();
         let mut placed: Vec<PackEntry> = Vec::new();
         let start = open.as_ref().map_or(pack::HEADER_LEN as u64, |pack| pack.len);
         {
@@ -170,7 +178,7 @@ impl Writer {
             Some(pack) => pack,
             None => open.insert(self.begin()?),
         };
-        let written = pack.file.write_all_at(&buffer, pack.len);
+        let written = pack.file.write_all_at(buffer, pack.len);
         written.map_err(|e| self.folder.error("writing", &layout::pack_key(&pack.id), e))?;
         pack.len += buffer.len() as u64;
         self.accept(pack.id, &placed);
@@ -204,7 +212,7 @@ impl Writer {
 
     /// Takes the open pack, for a sync, if it holds anything.
     pub(super) fn take_open(&self) -> Option<OpenPack> {
-        self.open.lock().take()
+        self.front.lock().pack.take()
     }
 
     /// Forgets a recent entry that was found damaged in `pack`, so that it can be stored again.

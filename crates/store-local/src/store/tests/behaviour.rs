@@ -9,12 +9,13 @@ use gabion_store_core::{
         codec::{Compression, Encoder},
         layout,
     },
+    testing::FixedClock,
     types::id_of,
 };
 
 use super::{
     super::{LocalStore, LocalStoreOptions},
-    fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, on_disk, options},
+    fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, on_disk},
 };
 use crate::fs::{Fs, OpenMode, StdFs};
 
@@ -51,7 +52,7 @@ async fn full_packs_become_live_by_themselves_and_order_does_not_matter() {
     assert_holds(&store, &shuffled).await;
     let usage = store.usage().unwrap();
     assert_eq!(usage.entries, 300);
-    assert_eq!(usage.packs.files, store.packs().unwrap().len() as u64);
+    assert_eq!(usage.pack_count, store.packs().unwrap().len() as u64);
     for pack in store.packs().unwrap() {
         let report = store.verify_pack(pack, true).unwrap();
         assert!(report.sealed && report.damaged.is_empty());
@@ -195,7 +196,9 @@ fn only_stores_open() {
     assert_eq!(open("/nowhere").kind(), ErrorKind::NotFound);
     f.fs().create_dir(Path::new("/plain")).unwrap();
     assert_eq!(open("/plain").kind(), ErrorKind::Invalid);
-    let init = |path: &str| LocalStore::init(std::sync::Arc::new(f.mem.clone()), Path::new(path));
+    let init = |path: &str| {
+        LocalStore::init(std::sync::Arc::new(f.mem.clone()), Path::new(path), &FixedClock::default())
+    };
     assert_eq!(init("/s").unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(init("/no/parent").unwrap_err().kind(), ErrorKind::NotFound);
     f.fs().open(Path::new("/plain/letter"), OpenMode::CreateNew).unwrap();
@@ -218,7 +221,7 @@ fn only_stores_open() {
 fn an_interrupted_init_is_finished_by_the_next() {
     let f = Fixture::new();
     f.fs().remove_file(Path::new("/s/gabion.json")).unwrap();
-    let again = LocalStore::init_with(std::sync::Arc::new(f.mem.clone()), Path::new("/s"), options());
+    let again = LocalStore::init(std::sync::Arc::new(f.mem.clone()), Path::new("/s"), &FixedClock::default());
     assert!(again.is_ok());
 }
 

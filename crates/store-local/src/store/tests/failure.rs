@@ -1,8 +1,14 @@
 //! Handles that go away, and disks that are full.
 
+use std::{path::Path, sync::Arc};
+
 use gabion_store_core::{ChunkStore as _, ErrorKind};
 
-use super::fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids};
+use super::{
+    super::LocalStore,
+    failing_fs::{FailingFs, Fuse},
+    fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, options},
+};
 
 #[tokio::test]
 async fn a_handle_dropped_before_sync_leaves_only_orphans() {
@@ -84,4 +90,75 @@ async fn space_runs_out_at_every_step() {
         assert_holds(&f.other(), &all).await;
         assert_eq!(f.other().contains(KIND, &ids(&all)).await.unwrap(), vec![true; 40]);
     }
+}
+
+/// Each change to the folder in turn fails once. A sync that succeeds kept its promise; one that fails is
+/// made good by putting again; and what was durable before stays readable throughout.
+#[tokio::test]
+async fn every_single_failure_is_survived() {
+    let mut steps = 0;
+    loop {
+        let f = Fixture::new();
+        let (old, new) = (entries(6, 5, 900), entries(7, 30, 900));
+        f.store.put(KIND, old.clone()).await.unwrap();
+        f.store.sync().await.unwrap();
+
+        let fuse = Fuse::default();
+        let failing = FailingFs { below: f.mem.clone(), fuse: fuse.clone() };
+        let store = LocalStore::open_with(Arc::new(failing), Path::new("/s"), options()).unwrap();
+        fuse.set(steps);
+        let put = store.put(KIND, new.clone()).await;
+        let sync = store.sync().await;
+        drop(store.0.merging.lock());
+        if fuse.clear() {
+            put.unwrap();
+            sync.unwrap();
+            break;
+        }
+        assert_holds(&f.other(), &old).await;
+        if put.is_ok() && sync.is_ok() {
+            assert_holds(&f.other(), &new).await;
+        } else {
+            store.put(KIND, new.clone()).await.unwrap();
+            store.sync().await.unwrap();
+            assert_holds(&store, &new).await;
+            assert_holds(&f.other(), &new).await;
+            assert_holds(&f.other(), &old).await;
+        }
+        steps += 1;
+    }
+    assert!(steps > 30, "{steps}");
+}
+
+/// A failed sync of a pack's file loses its entries: no later sync covers that up.
+#[tokio::test]
+async fn what_a_failed_sync_lost_stays_told_until_it_is_put_again() {
+    let mut told = 0;
+    for step in 0..20 {
+        let f = Fixture::new();
+        let (some, more) = (entries(8, 5, 100), entries(9, 5, 100));
+        let fuse = Fuse::default();
+        let failing = FailingFs { below: f.mem.clone(), fuse: fuse.clone() };
+        let store = LocalStore::open_with(Arc::new(failing), Path::new("/s"), options()).unwrap();
+        store.put(KIND, some.clone()).await.unwrap();
+        fuse.set(step);
+        if store.sync().await.is_ok() {
+            continue;
+        }
+        fuse.clear();
+        store.put(KIND, more.clone()).await.unwrap();
+        if let Err(e) = store.sync().await {
+            told += 1;
+            assert!(e.to_string().contains("lost"), "{e}");
+            assert_holds(&f.other(), &more).await;
+            assert_lacks(&store, &some).await;
+            assert!(store.sync().await.is_err());
+            store.put(KIND, some.clone()).await.unwrap();
+            store.sync().await.unwrap();
+        }
+        assert_holds(&f.other(), &some).await;
+        assert_holds(&f.other(), &more).await;
+    }
+    // The pack's own sync, and those of the two folders above it.
+    assert_eq!(told, 3);
 }

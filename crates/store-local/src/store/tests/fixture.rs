@@ -4,9 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
-    ChunkId, ChunkKind, ChunkStore as _, Result,
-    clock::{Clock, Timestamp},
-    format::codec::Compression,
+    ChunkId, ChunkKind, ChunkStore as _, Result, format::codec::Compression, testing::FixedClock,
     types::id_of,
 };
 
@@ -15,23 +13,19 @@ use crate::fs::{Fs, MemFs, StdFs};
 
 pub(super) const KIND: ChunkKind = ChunkKind::Data;
 
-/// Always the same time.
-#[derive(Debug)]
-struct Stopped;
-
-impl Clock for Stopped {
-    fn now(&self) -> Timestamp {
-        Timestamp(1_700_000_000_000)
-    }
-}
-
 pub(super) fn options() -> LocalStoreOptions {
     LocalStoreOptions {
         compression: Compression::None,
         pack_target: 16 << 10,
         page_cache: 64 << 10,
-        clock: Arc::new(Stopped),
+        clock: Arc::new(FixedClock::default()),
     }
+}
+
+/// A new store with [`options`].
+pub(super) fn init(fs: Arc<dyn Fs>, dir: &Path) -> LocalStore {
+    LocalStore::init(fs.clone(), dir, &FixedClock::default()).unwrap();
+    LocalStore::open_with(fs, dir, options()).unwrap()
 }
 
 /// A folder with a store in memory, and a handle on it.
@@ -43,7 +37,7 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new() -> Self {
         let mem = MemFs::new();
-        let store = LocalStore::init_with(Arc::new(mem.clone()), Path::new("/s"), options()).unwrap();
+        let store = init(Arc::new(mem.clone()), Path::new("/s"));
         Self { mem, store }
     }
 
@@ -60,7 +54,7 @@ impl Fixture {
 /// A store in a real folder, which goes away with the first value.
 pub(super) fn on_disk() -> (tempfile::TempDir, LocalStore) {
     let dir = tempfile::tempdir().unwrap();
-    let store = LocalStore::init_with(Arc::new(StdFs), &dir.path().join("s"), options()).unwrap();
+    let store = init(Arc::new(StdFs), &dir.path().join("s"));
     (dir, store)
 }
 
