@@ -137,12 +137,12 @@ impl Host {
     /// Makes an empty store; `AlreadyExists` if there is one.
     pub async fn init_store(&self, url: &StoreUrl) -> Result<()> {
         let StoreUrl::Folder(folder) = url;
-        let (fs, folder) = (Arc::clone(&self.fs), folder.clone());
+        let (fs, clock, folder) = (Arc::clone(&self.fs), Arc::clone(&self.clock), folder.clone());
         blocking(move || {
             if let Some(parent) = folder.parent() {
                 make_folders(parent)?;
             }
-            LocalStore::init(fs, &folder).map(drop)
+            LocalStore::init(fs, &folder, &*clock).map(drop)
         })
         .await
     }
