@@ -180,16 +180,27 @@ pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
     let local = opened.local.clone();
     let usage = blocking(move || local.usage()).await?;
-    let classes =
-        [("packs", usage.packs), ("locators", usage.locators), ("maps", usage.maps), ("other", usage.other)];
-    let total: u64 = classes.iter().map(|(_, class)| class.bytes).sum();
-    let mut value = json!({ "store": opened.url.to_string(), "total": total, "entries": usage.entries });
+    let classes = [
+        ("packs", usage.packs),
+        ("locators", usage.locators),
+        ("maps", usage.maps),
+        ("records", usage.records),
+    ];
+    let total: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
+    let mut value = json!({
+        "store": opened.url.to_string(), "total": total, "pack_count": usage.pack_count, "entries": usage.entries,
+    });
     let mut text = format!("{}\n", opened.url);
-    for (name, class) in classes {
-        value[name] = json!({ "files": class.files, "bytes": class.bytes });
-        text.push_str(&format!("  {name:<9} {:>10}  in {} files\n", format_bytes(class.bytes), class.files));
+    for (name, bytes) in classes {
+        value[name] = json!(bytes);
+        text.push_str(&format!("  {name:<9} {:>10}\n", format_bytes(bytes)));
     }
-    text.push_str(&format!("  {:<9} {:>10}  with {} entries", "total", format_bytes(total), usage.entries));
+    let (entries, packs) = (usage.entries, usage.pack_count);
+    text.push_str(&format!(
+        "  {:<9} {:>10}  with {entries} entries in {packs} packs",
+        "total",
+        format_bytes(total)
+    ));
     output.result(&value, &text);
     Ok(())
 }
