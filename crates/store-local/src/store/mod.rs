@@ -50,7 +50,7 @@ use folder::Folder;
 use locators::{Found, Locators};
 use read::Packs;
 use seal::Sealing;
-use writer::{OpenPack, Prepared, Writer};
+use writer::{Prepared, Running, Writer};
 
 use crate::fs::Fs;
 
@@ -345,8 +345,8 @@ impl Inner {
             let live = self.locators.live();
             if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
         });
-        for pack in full {
-            self.seal_soon(pack);
+        for job in full {
+            self.seal_soon(job);
         }
         done
     }
@@ -365,9 +365,8 @@ impl Inner {
 
     /// Seals a full pack in the background, or here if enough of that is going on. Errors are kept for the
     /// next sync.
-    fn seal_soon(self: &Arc<Self>, pack: OpenPack) {
-        let busy = self.writer.running() >= MAX_SEALING;
-        let job = self.writer.enter(Sealing::new(pack));
+    fn seal_soon(self: &Arc<Self>, job: Running) {
+        let busy = self.writer.running() > MAX_SEALING;
         let this = self.clone();
         let seal = move || match job.run(|sealing| this.advance(sealing)) {
             Ok(()) => this.merge_locators(),
@@ -381,10 +380,6 @@ impl Inner {
         }
     }
 
-    fn seal_now(self: &Arc<Self>, sealing: Sealing) -> Result<()> {
-        self.writer.enter(sealing).run(|sealing| self.advance(sealing))
-    }
-
     fn advance(&self, sealing: &mut Sealing) -> Result<()> {
         sealing.advance(
             &self.writer,
@@ -394,10 +389,9 @@ impl Inner {
     }
 
     /// Seals what is open and what failed before. Further failures are told by the writer's fault.
-    fn seal_all(self: &Arc<Self>) {
-        let open = self.writer.take_open().map(Sealing::new);
-        for sealing in self.writer.take_stuck().into_iter().chain(open) {
-            if let Err(error) = self.seal_now(sealing) {
+    fn seal_all(&self) {
+        for job in self.writer.take_rest() {
+            if let Err(error) = job.run(|sealing| self.advance(sealing)) {
                 tracing::warn!(error = %error.report(), "sealing a pack failed");
             }
         }

@@ -68,6 +68,16 @@ pub(super) struct Flight {
     lost: BTreeMap<EntryKey, Error>,
 }
 
+impl Flight {
+    /// Enters a job; it leaves when the guard is dropped.
+    fn enter(&mut self, writer: &Arc<Writer>, job: Sealing) -> Running {
+        let number = self.next;
+        self.next += 1;
+        self.running.insert(number);
+        Running { writer: writer.clone(), number, job: Some(job) }
+    }
+}
+
 /// The writing half of a local store.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -123,12 +133,12 @@ impl Writer {
     /// Appends entries, none of them twice in the batch. Of those that someone else stored meanwhile the
     /// recent ones are left out here, the live ones by `absent`, which is asked once nobody else can append.
     /// After an error some of the entries may have been stored. Packs that became full are returned, to be
-    /// sealed.
+    /// sealed; a sync that begins meanwhile waits for them.
     pub(super) fn append(
-        &self,
+        self: &Arc<Self>,
         mut entries: Vec<Prepared>,
         absent: impl FnOnce(Vec<Prepared>) -> Vec<Prepared>,
-    ) -> (Vec<OpenPack>, Result<()>) {
+    ) -> (Vec<Running>, Result<()>) {
         let mut full = Vec::new();
         let mut front = self.front.lock();
         // Entries become live before they cease to be recent, hence this order.
@@ -140,12 +150,12 @@ impl Writer {
         while let Some(next) = rest.front() {
             // A pack holds an entry once: one that was found damaged in it goes into another.
             let closed = |pack: &mut OpenPack| pack.len >= self.target || pack.keys.contains(&next.key());
-            full.extend(front.pack.take_if(closed));
+            full.extend(front.pack.take_if(closed).map(|pack| self.enter(pack)));
             if let Err(e) = self.append_some(&mut front, &mut rest) {
                 return (full, Err(e));
             }
         }
-        full.extend(front.pack.take_if(|pack| pack.len >= self.target));
+        full.extend(front.pack.take_if(|pack| pack.len >= self.target).map(|pack| self.enter(pack)));
         (full, Ok(()))
     }
 
@@ -200,9 +210,16 @@ impl Writer {
         Ok(OpenPack { id, file, entries: Vec::new(), keys: HashSet::new(), len: pack::HEADER_LEN as u64 })
     }
 
-    /// Takes the open pack, for a sync, if it holds anything.
-    pub(super) fn take_open(&self) -> Option<OpenPack> {
-        self.front.lock().pack.take()
+    /// Takes whatever is not durable and not under way, for a sync: what failed before, and the open pack.
+    pub(super) fn take_rest(self: &Arc<Self>) -> Vec<Running> {
+        let mut jobs: Vec<Running> = {
+            let mut flight = self.flight.lock();
+            let stuck = std::mem::take(&mut flight.stuck);
+            stuck.into_iter().map(|(job, _)| flight.enter(self, job)).collect()
+        };
+        let mut front = self.front.lock();
+        jobs.extend(front.pack.take().map(|pack| self.enter(pack)));
+        jobs
     }
 
     /// Forgets a recent entry that was found damaged in `pack`, so that it can be stored again.
@@ -235,13 +252,10 @@ impl Writer {
         }
     }
 
-    /// Enters a job; it leaves when the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>, job: Sealing) -> Running {
-        let mut flight = self.flight.lock();
-        let number = flight.next;
-        flight.next += 1;
-        flight.running.insert(number);
-        Running { writer: self.clone(), number, job: Some(job) }
+    /// Enters a pack that is open no more. The caller holds the front: a sync must see an entry's pack either
+    /// open or under way.
+    fn enter(self: &Arc<Self>, pack: OpenPack) -> Running {
+        self.flight.lock().enter(self, Sealing::new(pack))
     }
 
     /// Number of jobs under way.
@@ -257,11 +271,6 @@ impl Writer {
             // The sender lives as long as `self`.
             let _ = finished.changed().await;
         }
-    }
-
-    /// Takes the jobs that failed, to try them again.
-    pub(super) fn take_stuck(&self) -> Vec<Sealing> {
-        std::mem::take(&mut self.flight.lock().stuck).into_iter().map(|(job, _)| job).collect()
     }
 
     /// The error that a sync reports, if anything accepted is not durable.
