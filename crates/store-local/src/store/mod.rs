@@ -34,7 +34,7 @@ use gabion_store_core::{
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
-        codec::{Compression, Encoded, Encoder},
+        codec::{Compression, Encoded, Encoder, MAX_RAW_LEN},
         descriptor::{DESCRIPTOR_KEY, Descriptor},
         layout,
         rows::EntryKey,
@@ -50,7 +50,7 @@ use folder::Folder;
 use locators::{Found, Locators};
 use read::Packs;
 use seal::Sealing;
-use writer::{OpenPack, Prepared, Writer};
+use writer::{Prepared, Running, Writer};
 
 use crate::fs::Fs;
 
@@ -300,8 +300,12 @@ impl Inner {
         *answered = Some(answered.map_or(generation, |oldest| oldest.min(generation)));
     }
 
-    /// Leaves of `entries` what is neither here nor twice in it.
-    fn only_absent<T>(&self, kind: ChunkKind, entries: Vec<(ChunkId, T)>) -> Vec<(EntryKey, T)> {
+    /// Leaves of `entries` what is neither here nor twice in it, and says as of which state.
+    fn only_absent<T>(
+        &self,
+        kind: ChunkKind,
+        entries: Vec<(ChunkId, T)>,
+    ) -> (Arc<locators::Live>, Vec<(EntryKey, T)>) {
         let keys: Vec<EntryKey> = entries.iter().map(|(id, _)| EntryKey::new(kind, *id)).collect();
         let live = self.locators.live();
         self.answered_under(live.catalog.condemn_generation);
@@ -311,43 +315,58 @@ impl Inner {
         let absent = keys.into_iter().zip(&found).zip(entries).filter_map(|((key, place), (_, entry))| {
             (!self.is_sound(&key, place, &damaged) && seen.insert(key)).then_some((key, entry))
         });
-        absent.collect()
+        let absent = absent.collect();
+        (live, absent)
     }
 
     fn put(self: &Arc<Self>, kind: ChunkKind, entries: Vec<(ChunkId, bytes::Bytes)>) -> Result<()> {
+        if let Some((id, raw)) = entries.iter().find(|(_, raw)| raw.len() > MAX_RAW_LEN) {
+            return Err(Error::invalid(format!("entry {id} of {} bytes is over {MAX_RAW_LEN}", raw.len())));
+        }
         let mut encoder = Encoder::new(self.options.compression)?;
-        let absent = self.only_absent(kind, entries);
-        let prepared = absent.into_iter().map(|(key, raw)| {
-            if raw.len() > gabion_store_core::format::codec::MAX_RAW_LEN {
-                return Err(Error::invalid(format!("entry {} of {} bytes is too long", key.id, raw.len())));
-            }
-            Prepared::new(key, encoder.encode(&raw))
-        });
-        self.append(prepared.collect::<Result<_>>()?)
+        let (live, absent) = self.only_absent(kind, entries);
+        let prepare = |(key, raw)| Prepared::new(key, encoder.encode(&raw));
+        self.append(&live, absent.into_iter().map(prepare).collect::<Result<_>>()?)
     }
 
     fn put_encoded(self: &Arc<Self>, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
-        let absent = self.only_absent(kind, entries);
-        self.append(absent.into_iter().map(|(key, entry)| Prepared::new(key, entry)).collect::<Result<_>>()?)
+        let (live, absent) = self.only_absent(kind, entries);
+        let prepare = |(key, entry)| Prepared::new(key, entry);
+        self.append(&live, absent.into_iter().map(prepare).collect::<Result<_>>()?)
     }
 
-    fn append(self: &Arc<Self>, entries: Vec<Prepared>) -> Result<()> {
+    /// Appends what was absent as of `checked`.
+    fn append(self: &Arc<Self>, checked: &Arc<locators::Live>, entries: Vec<Prepared>) -> Result<()> {
         self.descriptor.features.check_write("the store")?;
         if entries.is_empty() {
             return Ok(());
         }
-        let (full, done) = self.writer.append(entries);
-        for pack in full {
-            self.seal_soon(pack);
+        let (full, done) = self.writer.append(entries, |entries| {
+            let live = self.locators.live();
+            if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
+        });
+        for job in full {
+            self.seal_soon(job);
         }
         done
     }
 
+    /// Entries that no live locator holds, in their order, which is that of later reads.
+    fn not_live(&self, live: &locators::Live, mut entries: Vec<Prepared>) -> Vec<Prepared> {
+        let mut keys: Vec<EntryKey> = entries.iter().map(Prepared::key).collect();
+        keys.sort_unstable();
+        let found = self.locators.find(live, &keys);
+        let damaged = self.damaged.lock();
+        let sound = keys.iter().zip(&found).filter(|(key, place)| self.is_sound(key, place, &damaged));
+        let sound: HashSet<EntryKey> = sound.map(|(key, _)| *key).collect();
+        entries.retain(|entry| !sound.contains(&entry.key()));
+        entries
+    }
+
     /// Seals a full pack in the background, or here if enough of that is going on. Errors are kept for the
     /// next sync.
-    fn seal_soon(self: &Arc<Self>, pack: OpenPack) {
-        let busy = self.writer.running() >= MAX_SEALING;
-        let job = self.writer.enter(Sealing::new(pack));
+    fn seal_soon(self: &Arc<Self>, job: Running) {
+        let busy = self.writer.running() > MAX_SEALING;
         let this = self.clone();
         let seal = move || match job.run(|sealing| this.advance(sealing)) {
             Ok(()) => this.merge_locators(),
@@ -361,10 +380,6 @@ impl Inner {
         }
     }
 
-    fn seal_now(self: &Arc<Self>, sealing: Sealing) -> Result<()> {
-        self.writer.enter(sealing).run(|sealing| self.advance(sealing))
-    }
-
     fn advance(&self, sealing: &mut Sealing) -> Result<()> {
         sealing.advance(
             &self.writer,
@@ -374,10 +389,9 @@ impl Inner {
     }
 
     /// Seals what is open and what failed before. Further failures are told by the writer's fault.
-    fn seal_all(self: &Arc<Self>) {
-        let open = self.writer.take_open().map(Sealing::new);
-        for sealing in self.writer.take_stuck().into_iter().chain(open) {
-            if let Err(error) = self.seal_now(sealing) {
+    fn seal_all(&self) {
+        for job in self.writer.take_rest() {
+            if let Err(error) = job.run(|sealing| self.advance(sealing)) {
                 tracing::warn!(error = %error.report(), "sealing a pack failed");
             }
         }

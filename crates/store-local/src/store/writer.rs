@@ -68,6 +68,16 @@ pub(super) struct Flight {
     lost: BTreeMap<EntryKey, Error>,
 }
 
+impl Flight {
+    /// Enters a job; it leaves when the guard is dropped.
+    fn enter(&mut self, writer: &Arc<Writer>, job: Sealing) -> Running {
+        let number = self.next;
+        self.next += 1;
+        self.running.insert(number);
+        Running { writer: writer.clone(), number, job: Some(job) }
+    }
+}
+
 /// The writing half of a local store.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -120,59 +130,49 @@ impl Writer {
         self.recent.read().get(key).copied()
     }
 
-    /// Appends entries that are not recent. After an error some of them may have been stored.
-    /// Packs that became full are returned, to be sealed.
-    pub(super) fn append(&self, entries: Vec<Prepared>) -> (Vec<OpenPack>, Result<()>) {
+    /// Appends entries, none of them twice in the batch. Of those that someone else stored meanwhile the
+    /// recent ones are left out here, the live ones by `absent`, which is asked once nobody else can append.
+    /// After an error some of the entries may have been stored. Packs that became full are returned, to be
+    /// sealed; a sync that begins meanwhile waits for them.
+    pub(super) fn append(
+        self: &Arc<Self>,
+        mut entries: Vec<Prepared>,
+        absent: impl FnOnce(Vec<Prepared>) -> Vec<Prepared>,
+    ) -> (Vec<Running>, Result<()>) {
         let mut full = Vec::new();
-        let mut rest = VecDeque::from(entries);
         let mut front = self.front.lock();
-        while !rest.is_empty() {
+        // Entries become live before they cease to be recent, hence this order.
+        {
+            let recent = self.recent.read();
+            entries.retain(|entry| !recent.contains_key(&entry.key()));
+        }
+        let mut rest = VecDeque::from(absent(entries));
+        while let Some(next) = rest.front() {
+            // A pack holds an entry once: one that was found damaged in it goes into another.
+            let closed = |pack: &mut OpenPack| pack.len >= self.target || pack.keys.contains(&next.key());
+            full.extend(front.pack.take_if(closed).map(|pack| self.enter(pack)));
             if let Err(e) = self.append_some(&mut front, &mut rest) {
                 return (full, Err(e));
             }
-            full.extend(front.pack.take_if(|pack| {
-                pack.len >= self.target || rest.front().is_some_and(|next| self.is_redone(pack, next))
-            }));
         }
+        full.extend(front.pack.take_if(|pack| pack.len >= self.target).map(|pack| self.enter(pack)));
         (full, Ok(()))
     }
 
-    /// Whether an entry was in `pack` and was found damaged. A pack holds an entry once: the new one goes
-    /// into another.
-    fn is_redone(&self, pack: &OpenPack, next: &Prepared) -> bool {
-        pack.keys.contains(&next.key()) && self.recent(&next.key()).is_none()
-    }
-
-    /// Writes entries off the front of `rest`, in one write into one pack; none if the pack must be closed
-    /// before the first of them.
+    /// Writes entries off the front of `rest`, at least one, in one write into one pack.
     fn append_some(&self, front: &mut Front, rest: &mut VecDeque<Prepared>) -> Result<()> {
         let Front { pack: open, buffer } = front;
         buffer.clear();
         let mut placed: Vec<PackEntry> = Vec::new();
         let start = open.as_ref().map_or(pack::HEADER_LEN as u64, |pack| pack.len);
-        {
-            let recent = self.recent.read();
-            let mut batch = BTreeSet::new();
-            while let Some(next) = rest.front() {
-                let full = start + buffer.len() as u64 >= self.target;
-                if !buffer.is_empty() && (full || buffer.len() + next.len() > MAX_WRITE) {
-                    break;
-                }
-                let known = recent.contains_key(&next.key());
-                if !known && open.as_ref().is_some_and(|pack| pack.keys.contains(&next.key())) {
-                    break;
-                }
-                let Some(next) = rest.pop_front() else { break };
-                if known || !batch.insert(next.key()) {
-                    continue;
-                }
-                placed.push(PackEntry::at(&next.header, start + buffer.len() as u64));
-                buffer.extend_from_slice(&next.header.encode());
-                buffer.extend_from_slice(&next.stored);
-            }
-        }
-        if placed.is_empty() {
-            return Ok(());
+        while let Some(next) = rest.pop_front_if(|next| {
+            let full = start + buffer.len() as u64 >= self.target || buffer.len() + next.len() > MAX_WRITE;
+            let there = open.as_ref().is_some_and(|pack| pack.keys.contains(&next.key()));
+            buffer.is_empty() || !(full || there)
+        }) {
+            placed.push(PackEntry::at(&next.header, start + buffer.len() as u64));
+            buffer.extend_from_slice(&next.header.encode());
+            buffer.extend_from_slice(&next.stored);
         }
         let pack = match open {
             Some(pack) => pack,
@@ -210,9 +210,16 @@ impl Writer {
         Ok(OpenPack { id, file, entries: Vec::new(), keys: HashSet::new(), len: pack::HEADER_LEN as u64 })
     }
 
-    /// Takes the open pack, for a sync, if it holds anything.
-    pub(super) fn take_open(&self) -> Option<OpenPack> {
-        self.front.lock().pack.take()
+    /// Takes whatever is not durable and not under way, for a sync: what failed before, and the open pack.
+    pub(super) fn take_rest(self: &Arc<Self>) -> Vec<Running> {
+        let mut jobs: Vec<Running> = {
+            let mut flight = self.flight.lock();
+            let stuck = std::mem::take(&mut flight.stuck);
+            stuck.into_iter().map(|(job, _)| flight.enter(self, job)).collect()
+        };
+        let mut front = self.front.lock();
+        jobs.extend(front.pack.take().map(|pack| self.enter(pack)));
+        jobs
     }
 
     /// Forgets a recent entry that was found damaged in `pack`, so that it can be stored again.
@@ -245,13 +252,10 @@ impl Writer {
         }
     }
 
-    /// Enters a job; it leaves when the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>, job: Sealing) -> Running {
-        let mut flight = self.flight.lock();
-        let number = flight.next;
-        flight.next += 1;
-        flight.running.insert(number);
-        Running { writer: self.clone(), number, job: Some(job) }
+    /// Enters a pack that is open no more. The caller holds the front: a sync must see an entry's pack either
+    /// open or under way.
+    fn enter(self: &Arc<Self>, pack: OpenPack) -> Running {
+        self.flight.lock().enter(self, Sealing::new(pack))
     }
 
     /// Number of jobs under way.
@@ -267,11 +271,6 @@ impl Writer {
             // The sender lives as long as `self`.
             let _ = finished.changed().await;
         }
-    }
-
-    /// Takes the jobs that failed, to try them again.
-    pub(super) fn take_stuck(&self) -> Vec<Sealing> {
-        std::mem::take(&mut self.flight.lock().stuck).into_iter().map(|(job, _)| job).collect()
     }
 
     /// The error that a sync reports, if anything accepted is not durable.
