@@ -101,11 +101,7 @@ fn add_locators(catalog: &mut Catalog, synced: &Synced) -> Result<()> {
             "chunks that this operation relied on were collected meanwhile: run it again",
         ));
     }
-    for locator in &synced.locators {
-        if let Err(at) = catalog.locators.binary_search_by_key(&locator.id, |known| known.id) {
-            catalog.locators.insert(at, *locator);
-        }
-    }
+    catalog.add_locators(&synced.locators);
     Ok(())
 }
 
