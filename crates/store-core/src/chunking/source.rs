@@ -1,12 +1,19 @@
 //! Turning a disk, read from its start, into segments of cut data and zeros.
 
-use bytes::{Bytes, BytesMut};
+use std::mem;
+
+use bytes::Bytes;
 
 use super::{Cutter, Piece};
-use crate::{BLOCK_SIZE, BlockRange, Error, Result, types::MAX_DISK_SIZE};
+use crate::{
+    BLOCK_SIZE, BlockRange, Error, Result,
+    types::{MAX_CHUNK_LEN, MAX_DISK_SIZE},
+};
 
-/// Bytes read at a time.
-const READ_LEN: usize = 2 * 1024 * 1024;
+/// Bytes cut at a time: what is read, and what was left of the last time.
+const BUFFER_LEN: usize = 2 * 1024 * 1024 + MAX_CHUNK_LEN;
+/// Up to this many bytes a segment gets a copy, and the buffer is kept: scattered blocks are small.
+const COPY_MAX: usize = 256 * 1024;
 
 /// What a [`DiskSource`] has next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +78,9 @@ impl Segment {
 pub struct Segments<S> {
     source: S,
     cutter: Cutter,
-    /// Data read and not yet cut; the first byte is that of block `first`.
-    buffer: BytesMut,
+    /// [`BUFFER_LEN`] bytes, of which the first `filled` are read and not yet cut; the first is that of
+    /// block `first`. Empty before the first read.
+    buffer: Vec<u8>,
     filled: usize,
     first: u64,
     /// A zero run met while data was waiting to be cut.
@@ -94,16 +102,7 @@ impl<S> std::fmt::Debug for Segments<S> {
 impl<S: DiskSource> Segments<S> {
     /// The segments of a source.
     pub fn new(source: S, cutter: Cutter) -> Self {
-        Self {
-            source,
-            cutter,
-            buffer: BytesMut::new(),
-            filled: 0,
-            first: 0,
-            pending: None,
-            size: 0,
-            ended: false,
-        }
+        Self { source, cutter, buffer: Vec::new(), filled: 0, first: 0, pending: None, size: 0, ended: false }
     }
 
     /// Bytes of the disk read so far; at the end, its size.
@@ -115,7 +114,7 @@ impl<S: DiskSource> Segments<S> {
     pub fn next_segment(&mut self) -> Result<Option<Segment>> {
         loop {
             if let Some(next) = self.pending.take() {
-                if let Some(segment) = self.pass_over(next) {
+                if let Some(segment) = self.pass_over(next)? {
                     return Ok(Some(segment));
                 }
                 continue;
@@ -135,10 +134,10 @@ impl<S: DiskSource> Segments<S> {
 
     /// Reads until the buffer is full (true) or the run of data has ended with something else (false).
     fn fill(&mut self) -> Result<(Next, bool)> {
-        // What was left of the last buffer comes first, so that cuts don't depend on where reads ended.
-        let kept = self.buffer.len();
-        self.filled = kept;
-        self.buffer.resize((kept + READ_LEN).next_multiple_of(BLOCK_SIZE), 0);
+        // What was left last time comes first, so that cuts don't depend on where reads ended.
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; BUFFER_LEN];
+        }
         while self.filled < self.buffer.len() {
             let next = self.source.next(&mut self.buffer[self.filled..])?;
             match next {
@@ -177,49 +176,49 @@ impl<S: DiskSource> Segments<S> {
         debug_assert!(whole.is_multiple_of(BLOCK_SIZE) && whole <= self.buffer.len());
         self.buffer[self.filled..whole].fill(0);
         let mut pieces = Vec::new();
-        let done = self.cutter.cut(&self.buffer[..whole], self.first, run_ended, &mut pieces);
-        self.buffer.truncate(whole);
-        let mut data = self.buffer.split_to(done * BLOCK_SIZE);
-        // The tail moves to a buffer of its own: a segment owns its memory, and gives it back as a whole.
-        let tail = std::mem::take(&mut self.buffer);
-        self.buffer = BytesMut::with_capacity(READ_LEN + tail.len());
-        self.buffer.extend_from_slice(&tail);
-        let first = self.first;
-        self.first += done as u64;
-        if data.is_empty() {
+        let done = self.cutter.cut(&self.buffer[..whole], self.first, run_ended, &mut pieces) * BLOCK_SIZE;
+        let range = BlockRange::new(self.first, self.first + (done / BLOCK_SIZE) as u64);
+        self.first = range.end;
+        self.filled = whole - done;
+        let segment = if range.is_empty() {
             return None;
-        }
-        if pieces.is_empty() {
-            return Some(Segment::Zero(BlockRange::new(first, self.first)));
-        }
-        Some(Segment::Data { first, bytes: data.split().freeze(), pieces })
+        } else if pieces.is_empty() {
+            Segment::Zero(range)
+        } else if done <= COPY_MAX {
+            Segment::Data { first: range.start, bytes: Bytes::copy_from_slice(&self.buffer[..done]), pieces }
+        } else {
+            let mut rest = vec![0; BUFFER_LEN];
+            rest[..self.filled].copy_from_slice(&self.buffer[done..whole]);
+            let mut bytes = mem::replace(&mut self.buffer, rest);
+            bytes.truncate(done);
+            return Some(Segment::Data { first: range.start, bytes: bytes.into(), pieces });
+        };
+        self.buffer.copy_within(done..whole, 0);
+        Some(segment)
     }
 
-    /// Goes past a run that is no data; the buffer is empty.
-    fn pass_over(&mut self, next: Next) -> Option<Segment> {
-        match next {
+    /// Goes past a run that is no data; nothing is waiting to be cut.
+    fn pass_over(&mut self, next: Next) -> Result<Option<Segment>> {
+        let (bytes, zero) = match next {
             Next::End | Next::Data(_) => {
                 self.ended = true;
-                None
+                return Ok(None);
             }
-            Next::Skip(bytes) => {
-                self.size += bytes;
-                self.first = self.size / BLOCK_SIZE as u64;
-                None
+            Next::Skip(bytes) => (bytes, false),
+            Next::Zero(bytes) => (bytes, true),
+        };
+        self.grow(bytes)?;
+        let rest = (bytes % BLOCK_SIZE as u64) as usize;
+        let range = BlockRange::new(self.first, self.first + bytes / BLOCK_SIZE as u64);
+        self.first = range.end;
+        if zero && rest > 0 {
+            // A hole that ends inside a block: that block's start is data that happens to be zero.
+            if self.buffer.is_empty() {
+                self.buffer = vec![0; BUFFER_LEN];
             }
-            Next::Zero(bytes) => {
-                let whole = bytes / BLOCK_SIZE as u64;
-                self.size += whole * BLOCK_SIZE as u64;
-                let range = BlockRange::new(self.first, self.first + whole);
-                self.first = range.end;
-                let rest = (bytes % BLOCK_SIZE as u64) as usize;
-                if rest > 0 {
-                    // A hole that ends inside a block: its start is data that happens to be zero.
-                    self.buffer = BytesMut::zeroed(rest);
-                    self.size += rest as u64;
-                }
-                (!range.is_empty()).then_some(Segment::Zero(range))
-            }
+            self.buffer[..rest].fill(0);
+            self.filled = rest;
         }
+        Ok((zero && !range.is_empty()).then_some(Segment::Zero(range)))
     }
 }

@@ -16,4 +16,4 @@ pub use cache::NodeCache;
 pub use diff::diff;
 pub use reader::{Index, Mapping, Target};
 pub use walk::{Reached, walk_nodes};
-pub use writer::{Change, IndexWriter, Written};
+pub use writer::{Added, Change, IndexWriter, Written};

@@ -1,6 +1,6 @@
 //! Making a new index out of an old one and changes in disk order.
 
-use std::mem;
+use std::{collections::HashSet, mem};
 
 use bytes::Bytes;
 
@@ -24,14 +24,39 @@ pub struct Change {
 }
 
 /// What [`IndexWriter::finish`] made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Root of the new index.
     pub root: Option<NodeId>,
-    /// The new nodes, children before parents.
+    /// The nodes that differ from the old index, children before parents.
     pub nodes: Vec<NodeId>,
-    /// Bytes of the new nodes.
+    /// Chunks of their leaves that the old leaf in the same place did not have, by first block in disk order.
+    pub chunks: Vec<(u64, ChunkId)>,
+    /// Bytes of the nodes.
     pub node_bytes: u64,
+    /// What of it the store did not have before.
+    pub added: Added,
+}
+
+/// The part of a new index that was new to the store as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// As [`Written::nodes`].
+    pub nodes: Vec<NodeId>,
+    /// As [`Written::chunks`], of these nodes.
+    pub chunks: Vec<(u64, ChunkId)>,
+}
+
+impl Written {
+    /// Joins what two writers made one after the other; the root is the later one's.
+    #[must_use]
+    pub fn then(mut self, later: Self) -> Self {
+        self.nodes.extend(later.nodes);
+        self.chunks.extend(later.chunks);
+        self.added.nodes.extend(later.added.nodes);
+        self.added.chunks.extend(later.added.chunks);
+        Self { root: later.root, node_bytes: self.node_bytes + later.node_bytes, ..self }
+    }
 }
 
 /// Writes an index, from the first changed block to the last. Memory is bounded by one path of the tree
@@ -50,8 +75,10 @@ pub struct IndexWriter {
     root: Option<NodeId>,
     batch: Vec<(ChunkId, Bytes)>,
     batch_bytes: usize,
-    written: Vec<NodeId>,
-    node_bytes: u64,
+    /// Chunks new to the leaves of the batch, and for each leaf where its own end.
+    batch_chunks: Vec<(u64, ChunkId)>,
+    batch_leaves: Vec<(ChunkId, usize)>,
+    written: Written,
     /// Everything before this block is done.
     position: u64,
 }
@@ -84,8 +111,9 @@ impl IndexWriter {
             root: old.root(),
             batch: Vec::new(),
             batch_bytes: 0,
-            written: Vec::new(),
-            node_bytes: 0,
+            batch_chunks: Vec::new(),
+            batch_leaves: Vec::new(),
+            written: Written::default(),
             position: 0,
             old,
         };
@@ -155,7 +183,7 @@ impl IndexWriter {
             self.close_inner(level).await?;
         }
         self.put_batch().await?;
-        Ok(Written { root: self.root, nodes: self.written, node_bytes: self.node_bytes })
+        Ok(Written { root: self.root, ..self.written })
     }
 
     async fn close_leaf(&mut self) -> Result<()> {
@@ -172,8 +200,15 @@ impl IndexWriter {
         if new == extents {
             return Ok(());
         }
-        let id = if new.is_empty() { None } else { Some(self.emit(Node::Leaf(new)).await?) };
-        self.set_child(0, self.leaf, id).await
+        if new.is_empty() {
+            return self.set_child(0, self.leaf, None).await;
+        }
+        let known = |chunk: &ChunkId| extents.iter().any(|extent| extent.chunk == *chunk);
+        for extent in new.iter().filter(|extent| !known(&extent.chunk)) {
+            self.batch_chunks.push((self.leaf * LEAF_BLOCKS + u64::from(extent.first), extent.chunk));
+        }
+        let id = self.emit(Node::Leaf(new)).await?;
+        self.set_child(0, self.leaf, Some(id)).await
     }
 
     /// Sets a node of a level in its parent, which is opened if need be.
@@ -239,9 +274,12 @@ impl IndexWriter {
     async fn emit(&mut self, node: Node) -> Result<NodeId> {
         let bytes = Bytes::from(node.encode());
         let id = node_id(&bytes);
+        if node.level() == 0 {
+            self.batch_leaves.push((id.as_chunk(), self.batch_chunks.len()));
+        }
         self.old.nodes().insert(id, node);
-        self.written.push(id);
-        self.node_bytes += bytes.len() as u64;
+        self.written.nodes.push(id);
+        self.written.node_bytes += bytes.len() as u64;
         self.batch_bytes += bytes.len();
         self.batch.push((id.as_chunk(), bytes));
         if self.batch_bytes >= NODE_BATCH {
@@ -256,6 +294,26 @@ impl IndexWriter {
         if batch.is_empty() {
             return Ok(());
         }
-        self.old.nodes().store().put(ChunkKind::Node, batch).await
+        let store = self.old.nodes().store();
+        let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
+        let present = store.contains(ChunkKind::Node, &ids).await?;
+        let missing = |(id, present): (&ChunkId, bool)| (!present).then_some(*id);
+        let added: HashSet<_> = ids.iter().zip(present).filter_map(missing).collect();
+        store.put(ChunkKind::Node, batch).await?;
+
+        self.written
+            .added
+            .nodes
+            .extend(ids.iter().filter(|id| added.contains(id)).map(|id| NodeId::from(*id)));
+        let chunks = mem::take(&mut self.batch_chunks);
+        let mut start = 0;
+        for (leaf, end) in mem::take(&mut self.batch_leaves) {
+            if added.contains(&leaf) {
+                self.written.added.chunks.extend_from_slice(&chunks[start..end]);
+            }
+            start = end;
+        }
+        self.written.chunks.extend(chunks);
+        Ok(())
     }
 }

@@ -56,13 +56,19 @@ pub async fn import<S: DiskSource + 'static>(
     checkpoint.labels = options.labels;
     let id = store_checkpoint(store, &checkpoint).await?;
     job.check()?;
+    // The image's older maps lead to what its older checkpoints had.
+    let written = &ingested.written;
+    let (nodes, chunks) = match checkpoint.parent {
+        Some(_) => (&written.added.nodes, &written.added.chunks),
+        None => (&written.nodes, &written.chunks),
+    };
     let what = Publish {
         image,
         checkpoint: id,
         size: ingested.size,
         created: checkpoint.created,
-        nodes: &ingested.nodes,
-        chunks: &ingested.chunks,
+        nodes,
+        chunks,
         create: options.create,
     };
     publish(store, clock, what).await?;

@@ -1,7 +1,7 @@
 //! The pipeline from disk content to chunks and index: read and cut in one thread, hash, look up and
 //! encode in several, store and index in disk order.
 
-use std::{collections::HashSet, num::NonZero, pin::pin, sync::Arc, thread::available_parallelism};
+use std::{collections::HashSet, mem, num::NonZero, pin::pin, sync::Arc, thread::available_parallelism};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -55,10 +55,8 @@ pub struct Ingested {
     pub index: Index,
     /// Size of the disk in bytes.
     pub size: u64,
-    /// The new nodes.
-    pub nodes: Vec<crate::NodeId>,
-    /// The chunks that were met, by first block, in disk order.
-    pub chunks: Vec<(u64, ChunkId)>,
+    /// Its nodes and chunks that differ from the base, for image maps.
+    pub written: Written,
     /// Figures.
     pub stats: IngestStats,
 }
@@ -66,7 +64,7 @@ pub struct Ingested {
 /// Stores what `source` holds as changes to `base` and writes the new index. Blocks that the source
 /// skips, or that lie behind its end, stay as they are in `base`.
 ///
-/// Memory is bounded by some 2 MiB for each core and stage, whatever the disk's size, plus 40 bytes for
+/// Memory is bounded by some 2 MiB for each core and stage, whatever the disk's size, plus some 80 bytes for
 /// each chunk met. **Cancel safety**: what was put stays in the store, unnamed.
 pub async fn ingest<S: DiskSource + 'static>(
     base: Index,
@@ -93,7 +91,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     let mut prepared = pin!(prepared);
 
     let mut writer = Writer::new(base, total.unwrap_or(0)).await?;
-    let (mut chunks, mut stats) = (Vec::new(), IngestStats::default());
+    let mut stats = IngestStats::default();
     while let Some(prepared) = prepared.next().await {
         job.check()?;
         let prepared = prepared?;
@@ -102,9 +100,6 @@ pub async fn ingest<S: DiskSource + 'static>(
             store.put_encoded(ChunkKind::Data, prepared.encoded).await?;
         }
         for change in prepared.changes {
-            if let Some(target) = change.target {
-                chunks.push((change.range.start, target.chunk));
-            }
             writer.push(change).await?;
         }
         job.report(Progress { done: prepared.end * BLOCK_SIZE as u64, total, stored: stats.stored });
@@ -113,7 +108,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     let (index, written) = writer.finish(size).await?;
     stats.stored += written.node_bytes;
     job.report(Progress { done: size, total: Some(size), stored: stats.stored });
-    Ok(Ingested { index, size, nodes: written.nodes, chunks, stats })
+    Ok(Ingested { index, size, written, stats })
 }
 
 fn died(error: &tokio::task::JoinError) -> Error {
@@ -138,7 +133,7 @@ fn read_ahead<S: DiskSource + 'static>(mut segments: Segments<S>) -> Reading {
             batch.push(segment);
             if bytes >= BATCH_BYTES || batch.len() == BATCH_SEGMENTS {
                 bytes = 0;
-                if sender.blocking_send(std::mem::take(&mut batch)).is_err() {
+                if sender.blocking_send(mem::take(&mut batch)).is_err() {
                     return Err(Error::new(ErrorKind::Cancelled, "the import ended before its source"));
                 }
             }
@@ -265,8 +260,7 @@ struct Writer {
     nodes: Arc<crate::index::NodeCache>,
     capacity: u64,
     /// What earlier, smaller trees wrote.
-    written: Vec<crate::NodeId>,
-    node_bytes: u64,
+    written: Written,
 }
 
 impl Writer {
@@ -274,7 +268,7 @@ impl Writer {
         let nodes = Arc::clone(base.nodes());
         let capacity = blocks_for(size).max(base.blocks());
         let writer = IndexWriter::new(base, capacity * BLOCK_SIZE as u64).await?;
-        Ok(Self { writer, nodes, capacity, written: Vec::new(), node_bytes: 0 })
+        Ok(Self { writer, nodes, capacity, written: Written::default() })
     }
 
     async fn push(&mut self, change: Change) -> Result<()> {
@@ -287,12 +281,11 @@ impl Writer {
 
     async fn grow(&mut self, blocks: u64) -> Result<()> {
         let empty = IndexWriter::new(Index::new(Arc::clone(&self.nodes), None, 0), 0).await?;
-        let written = std::mem::replace(&mut self.writer, empty).finish().await?;
+        let written = mem::replace(&mut self.writer, empty).finish().await?;
         let old = Index::new(Arc::clone(&self.nodes), written.root, self.capacity * BLOCK_SIZE as u64);
         self.writer = IndexWriter::new(old, blocks * BLOCK_SIZE as u64).await?;
         self.capacity = blocks;
-        self.written.extend(written.nodes);
-        self.node_bytes += written.node_bytes;
+        self.written = mem::take(&mut self.written).then(written);
         Ok(())
     }
 
@@ -301,10 +294,7 @@ impl Writer {
         if level_for(blocks_for(size)) > level_for(self.capacity) {
             self.grow(blocks_for(size)).await?;
         }
-        let written = self.writer.finish().await?;
-        self.written.extend(written.nodes);
-        let index = Index::new(self.nodes, written.root, size);
-        let node_bytes = self.node_bytes + written.node_bytes;
-        Ok((index, Written { root: written.root, nodes: self.written, node_bytes }))
+        let written = self.written.then(self.writer.finish().await?);
+        Ok((Index::new(self.nodes, written.root, size), written))
     }
 }

@@ -131,8 +131,8 @@ impl Shared {
             checkpoint: id,
             size: checkpoint.size,
             created: checkpoint.created,
-            nodes: &ingested.nodes,
-            chunks: &ingested.chunks,
+            nodes: &ingested.written.nodes,
+            chunks: &ingested.written.chunks,
             create: false,
         };
         publish(home, clock, what).await?;
