@@ -103,8 +103,11 @@ impl LocalOverlay {
         let parent =
             folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs.sync_dir(parent).map_err(|e| io_error("syncing", parent, e))?;
-        replace(&*fs, &folder.join(RECORD), &bytes)
-            .map_err(|e| io_error("saving the record of", folder, e))?;
+        replace(&*fs, &folder.join(RECORD), &bytes).map_err(|e| {
+            // It may have its name already; a volume that is said not to be there must not be.
+            let _not_there = fs.remove_file(&folder.join(RECORD));
+            io_error("saving the record of", folder, e)
+        })?;
         Ok(Self::assemble(fs, folder, lock, health, record, vec![Arc::new(layer)]))
     }
 
