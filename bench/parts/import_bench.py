@@ -92,6 +92,7 @@ def bench(options, images):
                 after = stored(store.folder)
                 samples.add(name, f"{version}: stored, MB", (after - before) / 1e6)
                 before = after
+            samples.add(name, "base again: import, s", store.put(images["base"], "base"))
             for version in ("base", "rebuilt"):
                 target.unlink(missing_ok=True)
                 samples.add(name, f"{version}: restore, s", store.get(version, target))
