@@ -50,8 +50,7 @@ pub(super) async fn import(
         format_bytes(stats.stored),
         format_bytes(stats.used - stats.new),
     );
-    output.result(&value, &text);
-    Ok(())
+    output.result(&value, &text)
 }
 
 /// An image's name from a file's: without folders and the last ending.
@@ -95,7 +94,7 @@ pub(super) async fn export(
             format_bytes(done.size),
             format_bytes(done.data)
         );
-        output.result(&value, &text);
+        output.result(&value, &text)?;
     }
     Ok(())
 }
