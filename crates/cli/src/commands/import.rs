@@ -55,8 +55,7 @@ pub(super) async fn import(
         format_bytes(stats.stored),
         format_bytes(stats.used - stats.new),
     );
-    output.result(&value, &text);
-    Ok(())
+    output.result(&value, &text)
 }
 
 /// An image's name from a file's: without folders and the last ending.
@@ -103,7 +102,7 @@ pub(super) async fn export(
             format_bytes(done.size),
             format_bytes(done.data)
         );
-        output.result(&value, &text);
+        output.result(&value, &text)?;
     }
     Ok(())
 }
