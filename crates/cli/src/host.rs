@@ -62,7 +62,7 @@ pub struct OpenVolume {
 impl Host {
     /// A host with these places and settings. Touches nothing.
     pub fn new(places: Places, settings: Settings) -> Self {
-        let fs: Arc<dyn Fs> = Arc::new(StdFs::default());
+        let fs: Arc<dyn Fs> = Arc::new(StdFs);
         Self {
             volumes: Volumes::new(Arc::clone(&fs), places.volumes()),
             cache: Arc::new(MemoryCache::new(
@@ -301,13 +301,21 @@ impl Host {
         Ok((Base::Index(IndexBase::new(index)), checkpoint.size, entry.checkpoint))
     }
 
-    /// Removes a volume and what it holds; its image and checkpoints stay. `Conflict` if it is in use.
+    /// Removes a volume and what it holds; its image and checkpoints stay. `Conflict` if it is in use. If its
+    /// home store can't be told, that keeps the volume's base for longer than needed, and the log says so.
     pub async fn remove_volume(&self, name: &ImageName) -> Result<()> {
         let record = self.volumes.look_up(name)?;
         let (volumes, wanted) = (self.volumes.clone(), name.clone());
         blocking(move || volumes.remove(&wanted)).await?;
-        let home = self.open_store(&record.info.home.parse()?).await?;
-        unpin(&home.store, record.info.id, None).await
+        let told = async {
+            let home = self.open_store(&record.info.home.parse()?).await?;
+            unpin(&home.store, record.info.id, None).await
+        };
+        if let Err(error) = told.await {
+            let home = &record.info.home;
+            tracing::warn!("volume '{name}' is gone, its base stays pinned in {home}: {}", error.report());
+        }
+        Ok(())
     }
 }
 
@@ -402,11 +410,12 @@ fn drop_private_copy(overlay: &LocalOverlay) {
 /// Makes a folder and its parents, readable by their owner alone.
 fn make_folders(folder: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|e| Error::io(format!("folder {} can't be made", folder.display()), e))
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::invalid(format!("{} is a file where a folder is needed", folder.display()))
+        }
+        _ => Error::io(format!("folder {} can't be made", folder.display()), e),
+    })
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -7,16 +7,45 @@ mod output;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use gabion::core::Error;
+use clap::{Parser, error::ErrorKind as ErrorKindOfUsage};
+use gabion::core::{Error, ErrorKind};
 
 use crate::{args::Args, output::Output};
 
+/// Answers a command line that asks for help or is not understood: the latter on one line, like every error.
+fn answer(usage: &clap::Error) -> ExitCode {
+    let asked = matches!(usage.kind(), ErrorKindOfUsage::DisplayHelp | ErrorKindOfUsage::DisplayVersion);
+    // `gabion` alone shows the help, too.
+    if asked || usage.kind() == ErrorKindOfUsage::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Whoever has stopped reading has read what was wanted.
+        let _shown = usage.print();
+        return if asked { ExitCode::SUCCESS } else { exit::code(ErrorKind::Invalid) };
+    }
+    let text = usage.render().to_string();
+    let what: Vec<&str> = text
+        .split("\n\n")
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more"))
+        .collect();
+    let what = what.join(";").trim_start_matches("error: ").to_owned();
+    // Where it stands may be what was not reached.
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    Output::new(json).error(&Error::invalid(format!("{} (see --help)", what.trim())));
+    exit::code(ErrorKind::Invalid)
+}
+
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(usage) => return answer(&usage),
+    };
     let output = Output::new(args.json);
-    let filter = tracing_subscriber::EnvFilter::try_from_env("GABION_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let asked = std::env::var("GABION_LOG").ok().filter(|text| !text.is_empty());
+    let filter =
+        asked.as_deref().map(tracing_subscriber::EnvFilter::try_new).transpose().unwrap_or_else(|e| {
+            output.warn(&format!("GABION_LOG is not understood and not used: {e}"));
+            None
+        });
+    let filter = filter.unwrap_or_else(|| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

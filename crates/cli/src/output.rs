@@ -1,11 +1,11 @@
 //! What the command prints: text for people or one JSON object on standard output, progress and errors on
 //! standard error.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the one place that prints")]
+#![expect(clippy::print_stderr, reason = "this is the one place that prints")]
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use gabion::core::{Error, ops::Job};
+use gabion::core::{Error, Result, ops::Job};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -23,16 +23,21 @@ impl Output {
     }
 
     /// A result: the object, or the text that says the same.
-    pub(crate) fn result(&self, value: &Value, text: &str) {
+    pub(crate) fn result(&self, value: &Value, text: &str) -> Result<()> {
         let line = if self.json { value.to_string() } else { text.trim_end().to_owned() };
         let mut stdout = std::io::stdout().lock();
-        // A reader that has gone away (`| head`) has what it wanted.
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+            // A reader that has gone away (`| head`) has what it wanted.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::io("it is done, but standard output can't be written", e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An error, on one line.
     pub(crate) fn error(&self, error: &Error) {
-        let report = error.report().replace(['\n', '\r'], " ");
+        let report = one_line(&error.report());
         if self.json {
             eprintln!("{}", json!({ "error": report, "kind": format!("{:?}", error.kind()) }));
         } else {
@@ -49,8 +54,9 @@ impl Output {
     pub(crate) fn job(&self, verb: &'static str) -> (Job, ProgressBar) {
         let cancel = CancellationToken::new();
         let on_signal = cancel.clone();
+        let stopped = crate::commands::stop_signal();
         tokio::spawn(async move {
-            crate::commands::stop_signal().await;
+            stopped.await;
             on_signal.cancel();
         });
         let target = if self.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
@@ -75,4 +81,10 @@ impl Output {
         };
         (Job { progress: Some(Arc::new(progress)), cancel }, bar)
     }
+}
+
+/// Text on one line, without control characters: a name in a message may hold anything.
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

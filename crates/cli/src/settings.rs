@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
-use gabion_store_core::{Error, ErrorKind, Result, chunking::Chunking, format::codec::Compression};
+use gabion_store_core::{Error, Result, chunking::Chunking, format::codec::Compression};
 use serde::{Deserialize, Serialize};
 
 use crate::{parse_size, size::format_bytes};
@@ -82,10 +82,15 @@ impl Settings {
         };
         let place = |error: Error| error.context(config.display().to_string());
         let file = match fs::read_to_string(config) {
-            Ok(text) => toml::from_str(&text)
-                .map_err(|e| Error::with_source(ErrorKind::Invalid, config.display().to_string(), e))?,
+            Ok(text) => toml::from_str(&text).map_err(|e| {
+                let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count()) + 1;
+                Error::invalid(format!("{}, line {line}: {}", config.display(), e.message()))
+            })?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => File::default(),
-            Err(e) => return Err(Error::io(config.display().to_string(), e)),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return Err(Error::invalid(format!("{} is no UTF-8 text", config.display())));
+            }
+            Err(e) => return Err(Error::io(format!("{} can't be read", config.display()), e)),
         };
         settings.stores = file.stores;
         settings.store.set(file.store.map(Some), Origin::File);
@@ -110,7 +115,7 @@ impl Settings {
             Compression::Zstd(level) => format!("zstd:{level}"),
         };
         let chunker = match self.chunker.value {
-            Chunking::Content { .. } => "content".to_owned(),
+            Chunking::Content => "content".to_owned(),
             Chunking::Fixed(blocks) => format!("fixed:{}K", blocks * 4),
         };
         let store = self.store.value.clone().unwrap_or_else(|| "the default local store".to_owned());

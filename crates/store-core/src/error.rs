@@ -118,7 +118,10 @@ fn kind_of_io(error: &io::Error) -> ErrorKind {
             ErrorKind::NoSpace
         }
         io::ErrorKind::ReadOnlyFilesystem => ErrorKind::ReadOnly,
-        io::ErrorKind::InvalidInput => ErrorKind::Invalid,
+        io::ErrorKind::InvalidInput
+        | io::ErrorKind::InvalidFilename
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory => ErrorKind::Invalid,
         io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => ErrorKind::Conflict,
         _ => ErrorKind::Unavailable,
     }

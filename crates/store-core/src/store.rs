@@ -163,8 +163,9 @@ pub trait IndexStore: Send + Sync + fmt::Debug {
     /// Removes an image's record if it still has version `expected`.
     async fn remove_image(&self, name: &ImageName, expected: &Version) -> Result<()>;
 
-    /// Names of all images, sorted. An error is never shown as an empty list.
-    async fn list_images(&self) -> Result<Vec<ImageName>>;
+    /// Names of all images, sorted; last, an error for every record that does not tell its name. One damaged
+    /// record hides no other image, and an error is never shown as an empty list.
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>>;
 
     /// The catalog.
     async fn read_catalog(&self) -> Result<Versioned<Catalog>>;

@@ -17,16 +17,14 @@ use crate::{exit, output::Output};
 pub(super) async fn init(host: &Host, output: &Output, url: &str) -> Result<()> {
     let url = host.store_url(url)?;
     host.init_store(&url).await?;
-    output.result(&json!({ "store": url.to_string() }), &format!("made an empty store at {url}"));
-    Ok(())
+    output.result(&json!({ "store": url.to_string() }), &format!("made an empty store at {url}"))
 }
 
 pub(super) async fn tag(host: &Host, output: &Output, from: &ImageRef, to: &ImageName) -> Result<()> {
     let opened = host.store().await?;
     let entry = ops::tag(&opened.store, &**host.clock(), from, to).await?;
     let value = json!({ "image": to.as_str(), "checkpoint": entry.checkpoint.to_string() });
-    output.result(&value, &format!("{to} is {from} ({})", entry.checkpoint.short()));
-    Ok(())
+    output.result(&value, &format!("{to} is {from} ({})", entry.checkpoint.short()))
 }
 
 pub(super) async fn diff(host: &Host, output: &Output, a: &ImageRef, b: &ImageRef) -> Result<()> {
@@ -49,8 +47,7 @@ pub(super) async fn diff(host: &Host, output: &Output, a: &ImageRef, b: &ImageRe
         format_bytes(bytes),
         ranges.len()
     ));
-    output.result(&json!({ "bytes": bytes, "ranges": ranges }), &text);
-    Ok(())
+    output.result(&json!({ "bytes": bytes, "ranges": ranges }), &text)
 }
 
 pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result<ExitCode> {
@@ -90,6 +87,6 @@ pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result
         report.nodes,
         report.chunks,
     ));
-    output.result(&value, &text);
+    output.result(&value, &text)?;
     Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
 }

@@ -1,12 +1,14 @@
 //! Disks in and out: `import`, `export`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gabion::{
     Host,
     core::{
-        Error, ImageName, Result,
+        ChunkStore, Error, ImageName, Result,
+        index::NodeCache,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
+        stores::Verify,
     },
     disk, format_bytes,
     local::disk_file::{FileSink, StreamSink},
@@ -15,6 +17,9 @@ use serde_json::json;
 
 use super::blocking;
 use crate::output::Output;
+
+/// Memory for index nodes while exporting.
+const NODE_BUDGET: usize = 16 << 20;
 
 pub(super) async fn import(
     host: &Host,
@@ -50,8 +55,7 @@ pub(super) async fn import(
         format_bytes(stats.stored),
         format_bytes(stats.used - stats.new),
     );
-    output.result(&value, &text);
-    Ok(())
+    output.result(&value, &text)
 }
 
 /// An image's name from a file's: without folders and the last ending.
@@ -71,7 +75,10 @@ pub(super) async fn export(
 ) -> Result<()> {
     let opened = host.store().await?;
     let entry = resolve(&opened.store, image).await?;
-    let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+    // Each chunk is read once: verified, but past the cache.
+    let chunks = Arc::new(Verify::new(Arc::clone(&opened.local) as Arc<dyn ChunkStore>));
+    let nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
+    let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");
     let done = if to_stdout {
@@ -95,7 +102,7 @@ pub(super) async fn export(
             format_bytes(done.size),
             format_bytes(done.data)
         );
-        output.result(&value, &text);
+        output.result(&value, &text)?;
     }
     Ok(())
 }

@@ -16,8 +16,15 @@ use crate::output::Output;
 
 pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
-    let (mut images, mut text) = (Vec::new(), String::new());
+    let (mut images, mut text, mut unreadable) = (Vec::new(), String::new(), Vec::new());
     for name in opened.store.index.list_images().await? {
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => {
+                unreadable.push(error);
+                continue;
+            }
+        };
         let Some(found) = opened.store.index.read_image(&name).await? else { continue };
         let history = &found.value.history;
         let Some(newest) = history.first() else { continue };
@@ -53,14 +60,18 @@ pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
                     time(info.created),
                 ));
             }
-            Err(error) => output.warn(&format!("{}: {}", volume.folder.display(), error.report())),
+            Err(error) => unreadable.push(error.context("a volume can't be shown")),
         }
     }
-    if text.is_empty() {
+    if text.is_empty() && unreadable.is_empty() {
         text.push_str("no images and no volumes: make one with 'gabion import FILE' or 'gabion create'");
     }
-    output.result(&json!({ "store": opened.url.to_string(), "images": images, "volumes": volumes }), &text);
-    Ok(())
+    output
+        .result(&json!({ "store": opened.url.to_string(), "images": images, "volumes": volumes }), &text)?;
+    // What can be shown is shown first.
+    let Some(last) = unreadable.pop() else { return Ok(()) };
+    unreadable.iter().for_each(|error| output.warn(&error.report()));
+    Err(last)
 }
 
 pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Result<()> {
@@ -111,8 +122,7 @@ pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Resul
         Err(error) if error.kind() == ErrorKind::NotFound && !text.is_empty() => {}
         Err(error) => return Err(error),
     }
-    output.result(&value, &text);
-    Ok(())
+    output.result(&value, &text)
 }
 
 pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Result<()> {
@@ -127,7 +137,7 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
             push_line(
                 &mut entries,
                 &mut text,
-                line,
+                &line,
                 Some(gabion::core::ops::diff(&index, &index_of_newer).await?.blocks),
             );
         }
@@ -136,10 +146,9 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
         newer = Some((line, index));
     }
     if let Some((line, _)) = newer {
-        push_line(&mut entries, &mut text, line, None);
+        push_line(&mut entries, &mut text, &line, None);
     }
-    output.result(&json!({ "image": image.as_str(), "history": entries }), &text);
-    Ok(())
+    output.result(&json!({ "image": image.as_str(), "history": entries }), &text)
 }
 
 struct Line {
@@ -148,7 +157,7 @@ struct Line {
     labels: String,
 }
 
-fn push_line(entries: &mut Vec<Value>, text: &mut String, line: Line, changed: Option<u64>) {
+fn push_line(entries: &mut Vec<Value>, text: &mut String, line: &Line, changed: Option<u64>) {
     let changed = changed.map(|blocks| blocks * BLOCK_SIZE as u64);
     entries.push(json!({
         "checkpoint": line.entry.checkpoint.to_string(), "size": line.entry.size,
@@ -201,11 +210,10 @@ pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
         "total",
         format_bytes(total)
     ));
-    output.result(&value, &text);
-    Ok(())
+    output.result(&value, &text)
 }
 
-pub(super) fn config(host: &Host, output: &Output) {
+pub(super) fn config(host: &Host, output: &Output) -> Result<()> {
     let places = host.places();
     let table = host.settings().table();
     let paths = [
@@ -234,6 +242,5 @@ pub(super) fn config(host: &Host, output: &Output) {
     for (name, path) in &paths {
         text.push_str(&format!("{name:<14} {}\n", path.display()));
     }
-    output
-        .result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text);
+    output.result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text)
 }

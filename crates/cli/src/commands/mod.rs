@@ -50,21 +50,25 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         Verb::Rm { name, image, volume } => volumes::remove(&host, output, &name, image, volume).await?,
         Verb::Check { content } => return images::check(&host, output, content).await,
         Verb::Du => inspect::du(&host, output).await?,
-        Verb::Config => inspect::config(&host, output),
+        Verb::Config => inspect::config(&host, output)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits for SIGTERM or SIGINT. If neither can be caught, they end the process as they always did.
-pub(crate) async fn stop_signal() {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+/// SIGTERM or SIGINT, caught from this call on and told by the future. If neither can be caught, they end
+/// the process as they always did.
+pub(crate) fn stop_signal() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        match signals {
+            (Ok(mut terminate), Ok(mut interrupt)) => {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
             }
+            _ => std::future::pending().await,
         }
-        _ => std::future::pending().await,
     }
 }
 

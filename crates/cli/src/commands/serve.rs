@@ -23,9 +23,9 @@ pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<(
         return Err(Error::invalid("--size goes with one volume"));
     }
     let mut server = Server::builder();
-    let mut first = None;
+    let (mut first, mut notes) = (None, Vec::new());
     for what in &args.what {
-        let export = open(host, output, &args, what).await?;
+        let export = open(host, &args, what, &mut notes).await?;
         first.get_or_insert_with(|| export.name.clone());
         server = server.export(export);
     }
@@ -41,12 +41,13 @@ pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<(
     let stopped = stop_signal();
     tokio::pin!(stopped);
     let handle = server.control(control).serve_unix(&socket).await?;
-    announce(output, &handle, &socket);
+    announce(output, &handle, &socket)?;
+    notes.iter().for_each(|note| output.warn(note));
     stopped.await;
     handle.shutdown().await
 }
 
-fn announce(output: &Output, handle: &ServerHandle, socket: &Path) {
+fn announce(output: &Output, handle: &ServerHandle, socket: &Path) -> Result<()> {
     let uris = handle.uris();
     let exports: Vec<_> = uris.iter().map(|(name, uri)| json!({ "name": name, "uri": uri })).collect();
     let value = json!({ "listening": socket.display().to_string(), "uri": handle.uri(), "exports": exports, "pid": std::process::id() });
@@ -62,10 +63,11 @@ fn announce(output: &Output, handle: &ServerHandle, socket: &Path) {
         socket.display(),
         uris.first().map_or("", |(name, _)| name),
     ));
-    output.result(&value, &text);
+    output.result(&value, &text)
 }
 
-async fn open(host: &Host, output: &Output, args: &Serve, what: &str) -> Result<Export> {
+/// `notes` gets what people should know once it is served.
+async fn open(host: &Host, args: &Serve, what: &str, notes: &mut Vec<String>) -> Result<Export> {
     let looks_like_file = args.file || what.contains(['/', '.']);
     let image = if args.file { None } else { what.parse::<ImageRef>().ok() };
     let name = image
@@ -102,7 +104,7 @@ async fn open(host: &Host, output: &Output, args: &Serve, what: &str) -> Result<
     }
     match name {
         Some(name) if volume || args.size.is_some() => open_volume(host, args, &name).await,
-        _ => open_image(host, output, args, what).await,
+        _ => open_image(host, args, what, notes).await,
     }
 }
 
@@ -130,7 +132,7 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
     Ok(Export::volume(volume))
 }
 
-async fn open_image(host: &Host, output: &Output, args: &Serve, what: &str) -> Result<Export> {
+async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<String>) -> Result<Export> {
     let image: ImageRef = what.parse()?;
     let found =
         if args.ephemeral { host.open_image_ephemeral(&image).await } else { host.open_image(&image).await };
@@ -141,7 +143,7 @@ async fn open_image(host: &Host, output: &Output, args: &Serve, what: &str) -> R
         _ => e,
     })?;
     let how = if args.ephemeral { "what is written is discarded at the end" } else { "read-only" };
-    output.warn(&format!(
+    notes.push(format!(
         "serving checkpoint {} of image '{image}', {how}; later checkpoints don't show",
         checkpoint.short()
     ));

@@ -28,8 +28,7 @@ pub(super) async fn create(
         "volume": name.as_str(), "size": info.size, "base": info.base.map(|id| id.to_string()), "home": info.home,
     });
     let from = from.map_or_else(|| "empty".to_owned(), |image| format!("from {image}"));
-    output.result(&value, &format!("made volume {name}: {}, {from}", format_bytes(info.size)));
-    Ok(())
+    output.result(&value, &format!("made volume {name}: {}, {from}", format_bytes(info.size)))
 }
 
 pub(super) async fn checkpoint(
@@ -65,8 +64,7 @@ pub(super) async fn checkpoint(
         format_bytes(made.stored),
         made.held_ms,
     );
-    output.result(&json!(made), &text);
-    Ok(())
+    output.result(&json!(made), &text)
 }
 
 pub(super) async fn remove(
@@ -76,9 +74,17 @@ pub(super) async fn remove(
     image: bool,
     volume: bool,
 ) -> Result<()> {
-    let opened = host.store().await?;
     let has_volume = !image && host.volumes().contains(name)?;
-    let has_image = !volume && opened.store.index.read_image(name).await?.is_some();
+    if volume {
+        // A volume goes whatever state the store in force is in.
+        if !has_volume {
+            return Err(Error::not_found(format!("there is no volume '{name}'")));
+        }
+        host.remove_volume(name).await?;
+        return removed(output, "volume", name);
+    }
+    let opened = host.store().await?;
+    let has_image = opened.store.index.read_image(name).await?.is_some();
     let what = match (has_volume, has_image) {
         (true, true) => {
             return Err(Error::invalid(format!(
@@ -89,12 +95,14 @@ pub(super) async fn remove(
             host.remove_volume(name).await?;
             "volume"
         }
-        (false, _) if volume => return Err(Error::not_found(format!("there is no volume '{name}'"))),
         (false, _) => {
             ops::remove(&opened.store, name).await?;
             "image"
         }
     };
-    output.result(&json!({ "removed": what, "name": name.as_str() }), &format!("removed {what} {name}"));
-    Ok(())
+    removed(output, what, name)
+}
+
+fn removed(output: &Output, what: &str, name: &ImageName) -> Result<()> {
+    output.result(&json!({ "removed": what, "name": name.as_str() }), &format!("removed {what} {name}"))
 }

@@ -16,9 +16,19 @@ pub async fn checkpoint(socket: &Path, request: &CheckpointRequest) -> Result<Ch
         let what = format!("the server at {} did not answer", socket.display());
         Error::with_source(ErrorKind::Unavailable, what, e)
     };
-    let stream = UnixStream::connect(socket)
-        .await
-        .map_err(|e| Error::io(format!("no server answers at {}", socket.display()), e))?;
+    let stream = UnixStream::connect(socket).await.map_err(|e| {
+        // Not `NotFound`: the volume is there, its server can't be asked.
+        let kind = match e.kind() {
+            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Unavailable,
+        };
+        let what = format!(
+            "volume '{}' is in use, and its server does not answer at {}: stop the server, or try again",
+            request.volume,
+            socket.display()
+        );
+        Error::with_source(kind, what, e)
+    })?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(e.into()))?;
     let driver = tokio::spawn(connection);

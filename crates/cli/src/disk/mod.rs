@@ -3,7 +3,7 @@
 mod qcow2;
 
 use std::{
-    io::{self, Cursor, Read},
+    io::{self, BufRead as _, BufReader, Cursor, Read},
     path::Path,
 };
 
@@ -15,19 +15,31 @@ pub use qcow2::Qcow2File;
 /// Opens a disk image to be read from start to end, its format told by its first bytes; `-` is standard
 /// input, which must be raw. To take a file as raw whatever it begins with, use [`RawFile::open`].
 ///
-/// **Errors**: those of [`HostFile::open`] and [`Qcow2File::open`]; `Unsupported`, with advice, for other
+/// **Errors**: `Invalid` for what is empty; those of [`HostFile::open`] and [`Qcow2File::open`]; `Unsupported`, with advice, for other
 /// formats and for compressed files.
 pub fn open(path: &Path) -> Result<Box<dyn DiskSource>> {
     if path == Path::new("-") {
-        return Ok(Box::new(stream(io::stdin(), "standard input")?));
+        let mut input = BufReader::new(io::stdin());
+        if input.fill_buf().is_ok_and(<[u8]>::is_empty) {
+            return Err(empty("standard input"));
+        }
+        return Ok(Box::new(stream(input, "standard input")?));
     }
     let file = HostFile::open(path)?;
+    if file.size() == 0 {
+        return Err(empty(&path.display().to_string()));
+    }
     let format = probe(&file)?;
     match (&format, format.advice(path)) {
         (Format::Raw, _) => Ok(Box::new(RawFile::from(file))),
         (Format::Qcow2, _) => Ok(Box::new(Qcow2File::new(file)?)),
         (_, advice) => Err(Error::new(ErrorKind::Unsupported, advice.unwrap_or_default())),
     }
+}
+
+/// More likely an accident, such as a command before the pipe that failed, than a disk.
+fn empty(name: &str) -> Error {
+    Error::invalid(format!("{name} is empty, which is no disk"))
 }
 
 /// A raw disk that arrives on a stream. Its first bytes are waited for.

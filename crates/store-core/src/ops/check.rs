@@ -67,6 +67,13 @@ pub async fn check(store: &Store, depth: Depth, job: &Job) -> Result<CheckReport
     };
     for name in store.index.list_images().await? {
         check.report.images += 1;
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => {
+                check.damaged(None, error)?;
+                continue;
+            }
+        };
         match store.index.read_image(&name).await {
             Ok(Some(record)) => {
                 for entry in &record.value.history {
@@ -184,7 +191,9 @@ impl Check<'_> {
 
     async fn present(&self, ids: &[ChunkId]) -> Result<Vec<Result<()>>> {
         let present = self.nodes.store().contains(ChunkKind::Data, ids).await?;
-        let missing = |id| Error::new(ErrorKind::Corrupt, format!("chunk {id} is missing"));
+        let missing = |id| {
+            Error::corrupt(format!("chunk {id} is missing or damaged: import a disk that has it, to heal it"))
+        };
         Ok(ids
             .iter()
             .zip(present)

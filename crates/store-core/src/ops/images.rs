@@ -100,7 +100,7 @@ pub async fn resolve(store: &Store, image: &ImageRef) -> Result<HistoryEntry> {
 
 async fn unknown(store: &Store, name: &ImageName) -> Error {
     let near = match store.index.list_images().await {
-        Ok(names) => nearest(name.as_str(), names.iter().map(ImageName::as_str)),
+        Ok(names) => nearest(name.as_str(), names.iter().flatten().map(ImageName::as_str)),
         Err(error) => return error,
     };
     let hint = if near.is_empty() { String::new() } else { format!(" (nearest: {})", near.join(", ")) };

@@ -171,8 +171,8 @@ impl IndexStore for MemoryStore {
         Ok(())
     }
 
-    async fn list_images(&self) -> Result<Vec<ImageName>> {
-        Ok(self.records.read().images.keys().cloned().collect())
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>> {
+        Ok(self.records.read().images.keys().cloned().map(Ok).collect())
     }
 
     async fn read_catalog(&self) -> Result<Versioned<Catalog>> {

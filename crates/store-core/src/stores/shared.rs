@@ -71,7 +71,7 @@ impl<S: IndexStore + ?Sized> IndexStore for Arc<S> {
         (**self).remove_image(name, expected).await
     }
 
-    async fn list_images(&self) -> Result<Vec<ImageName>> {
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>> {
         (**self).list_images().await
     }
 

@@ -81,13 +81,18 @@ impl LocalOverlay {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(io_error("making", folder, e)),
             _ => {}
         }
-        let lock = take_lock(&*fs, folder, &format!("volume '{}'", info.name))?;
-        if exists(&*fs, &folder.join(RECORD)).map_err(|e| io_error("looking into", folder, e))? {
-            return Err(Error::new(
+        let refuse_existing = || match exists(&*fs, &folder.join(RECORD)) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Error::new(
                 ErrorKind::AlreadyExists,
                 format!("volume '{}' exists already: choose another name or remove it", info.name),
-            ));
-        }
+            )),
+            Err(e) => Err(io_error("looking into", folder, e)),
+        };
+        // Before the lock, too: whether it is in use does not matter then.
+        refuse_existing()?;
+        let lock = take_lock(&*fs, folder, &format!("volume '{}'", info.name))?;
+        refuse_existing()?;
         lock.write_note("").map_err(|e| io_error("noting who uses", folder, e))?;
         let free = remove_remnants(&*fs, folder, &[])?;
         let blocks = blocks_for(info.size);
@@ -358,7 +363,7 @@ fn take_lock(fs: &dyn Fs, folder: &Path, what: &str) -> Result<Box<dyn FsLock>> 
     fs.lock(&path, false).map_err(|e| match e.kind() {
         io::ErrorKind::WouldBlock => Error::new(
             ErrorKind::Conflict,
-            format!("{what} is in use by another process, which holds {}", path.display()),
+            format!("{what} is in use by another process, which holds {}: stop that first", path.display()),
         ),
         _ => io_error("locking", &path, e),
     })

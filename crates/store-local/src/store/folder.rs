@@ -52,6 +52,17 @@ impl Folder {
         fs::exists(self.fs(), &self.path(key)).map_err(|e| self.error("looking for", key, e))
     }
 
+    /// `Invalid` if a file is where the folder should be.
+    pub(super) fn require_folder(&self) -> Result<()> {
+        match self.fs.stat(&self.root) {
+            Ok(stat) if !stat.is_dir => Err(Error::invalid(format!(
+                "{} is a file, and a store is a folder: choose another place",
+                self.root.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// All bytes of an object of at most `max` bytes, or `None` if it does not exist.
     pub(super) fn read(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
         match fs::read_whole(self.fs(), &self.path(key), max) {

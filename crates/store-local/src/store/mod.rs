@@ -6,11 +6,13 @@
 //! - `writer`, `seal`: put ► open pack ► durable pack ► locator ► catalog
 //! - `locators`, `merge`: which entries are live, and where
 //! - `read`: entries out of packs
+//! - `damaged`: entries that count as absent
 //! - `records`: image records and catalog, by compare-and-swap under the store's lock
 //! - `inspect`: what `check` and `du` ask
 //!
 //! Invariant: nothing durable refers to bytes that are not.
 
+mod damaged;
 mod folder;
 mod inspect;
 mod locators;
@@ -23,11 +25,7 @@ mod tests;
 mod traits;
 mod writer;
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use gabion_store_core::{
     ChunkId, ChunkKind, Error, ErrorKind, Result, Store,
@@ -46,6 +44,7 @@ use parking_lot::Mutex;
 
 pub use inspect::{DamagedEntry, PackReport, Usage};
 
+use damaged::{DAMAGED_KEY, Damaged};
 use folder::Folder;
 use locators::{Found, Locators};
 use read::Packs;
@@ -56,8 +55,6 @@ use crate::fs::Fs;
 
 /// Packs sealed in the background at most; a further one is sealed by whoever filled it.
 const MAX_SEALING: usize = 2;
-/// Damaged entries that are remembered; more of them and the disk is beyond healing by and by.
-const MAX_DAMAGED: usize = 1 << 20;
 
 /// How a local store is used. Nothing here is stored in it.
 #[derive(Clone, Debug)]
@@ -108,7 +105,7 @@ struct Inner {
     packs: Packs,
     writer: Arc<Writer>,
     /// Entries found damaged, and in which pack: they count as absent until another pack holds them.
-    damaged: Mutex<HashMap<EntryKey, PackId>>,
+    damaged: Damaged,
     /// Oldest condemn generation under which an entry was said to be here.
     answered: Mutex<Option<u64>>,
     merging: Mutex<()>,
@@ -132,6 +129,7 @@ impl LocalStore {
     /// As [`open`](Self::open), with options.
     pub fn open_with(fs: Arc<dyn Fs>, dir: &Path, options: LocalStoreOptions) -> Result<Self> {
         let folder = Folder::new(fs, dir);
+        folder.require_folder()?;
         let Some(text) = folder.read(DESCRIPTOR_KEY, 1 << 20)? else {
             return Err(if folder.exists("")? {
                 Error::invalid(format!("{} is no store: make one with 'init'", dir.display()))
@@ -146,7 +144,7 @@ impl LocalStore {
             locators: Locators::open(folder.clone(), options.page_cache)?,
             packs: Packs::new(folder.clone()),
             writer: Arc::new(Writer::new(folder.clone(), options.pack_target)),
-            damaged: Mutex::default(),
+            damaged: Damaged::open(folder.clone()),
             answered: Mutex::default(),
             merging: Mutex::default(),
             folder,
@@ -221,13 +219,12 @@ impl Inner {
                 results[failed[m]] = result;
             }
         }
-        for n in failed {
-            if let (Err(e), Some(place)) = (&results[n], placed(&places[n]))
-                && e.kind() == ErrorKind::Corrupt
-            {
-                self.found_damaged(keys[n], place.pack);
-            }
-        }
+        let damaged: Vec<_> = failed
+            .into_iter()
+            .filter(|&n| results[n].as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt))
+            .filter_map(|n| Some((keys[n], placed(&places[n])?.pack)))
+            .collect();
+        self.found_damaged(&damaged);
         results
     }
 
@@ -248,46 +245,49 @@ impl Inner {
 
     fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bytes::Bytes>> {
         let entries = self.get_encoded(kind, ids);
-        let decode = |(id, entry): (&ChunkId, Result<Encoded>)| {
-            entry?.decode().map_err(|e| {
+        let decoded = ids.iter().zip(entries).map(|(id, entry)| {
+            let entry = entry?;
+            let place = || {
                 let key = EntryKey::new(kind, *id);
-                if let Ok(place) = &self.find(&self.locators.live(), &[key])[0]
-                    && let Some(place) = place
-                {
-                    self.found_damaged(key, place.pack);
+                Some((key, placed(&self.find(&self.locators.live(), &[key])[0])?.pack))
+            };
+            match entry.decode() {
+                Ok(bytes) => {
+                    if self.damaged.any() {
+                        self.damaged.remove(place().as_slice());
+                    }
+                    Ok(bytes)
                 }
-                e.context(format!("entry {id} can't be decoded; store it again to heal it"))
-            })
-        };
-        ids.iter().zip(entries).map(decode).collect()
+                Err(e) => {
+                    self.found_damaged(place().as_slice());
+                    Err(e.context(format!("entry {id} can't be decoded; store it again to heal it")))
+                }
+            }
+        });
+        decoded.collect()
     }
 
-    /// Remembers damage, so that the entry counts as absent and is stored anew, into another pack.
-    fn found_damaged(&self, key: EntryKey, pack: PackId) {
-        tracing::warn!(entry = %key.id, %pack, "a damaged entry counts as absent from now on");
-        let mut damaged = self.damaged.lock();
-        if damaged.len() < MAX_DAMAGED {
-            damaged.insert(key, pack);
+    /// Remembers damage, so that the entries count as absent and are stored anew, into another pack.
+    fn found_damaged(&self, found: &[(EntryKey, PackId)]) {
+        self.damaged.add(found);
+        for (key, pack) in found {
+            self.packs.forget(*pack);
+            self.writer.forget(key, *pack);
         }
-        drop(damaged);
-        self.packs.forget(pack);
-        self.writer.forget(&key, pack);
     }
 
     /// Whether a place holds the entry, as far as is known. A locator that can't be used is no reason not
     /// to store an entry once more.
-    fn is_sound(&self, key: &EntryKey, place: &Found, damaged: &HashMap<EntryKey, PackId>) -> bool {
-        placed(place).is_some_and(|place| damaged.get(key) != Some(&place.pack))
+    fn is_sound(&self, key: &EntryKey, place: &Found) -> bool {
+        placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.has(place.pack))
     }
 
     fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
         let generation = self.locators.live().catalog.condemn_generation;
         let found = self.find_now(&keys)?;
-        let damaged = self.damaged.lock();
         let answers: Vec<bool> =
-            keys.iter().zip(&found).map(|(key, place)| self.is_sound(key, place, &damaged)).collect();
-        drop(damaged);
+            keys.iter().zip(&found).map(|(key, place)| self.is_sound(key, place)).collect();
         if answers.contains(&true) {
             self.answered_under(generation);
         }
@@ -310,10 +310,9 @@ impl Inner {
         let live = self.locators.live();
         self.answered_under(live.catalog.condemn_generation);
         let found = self.find(&live, &keys);
-        let damaged = self.damaged.lock();
         let mut seen = HashSet::with_capacity(keys.len());
         let absent = keys.into_iter().zip(&found).zip(entries).filter_map(|((key, place), (_, entry))| {
-            (!self.is_sound(&key, place, &damaged) && seen.insert(key)).then_some((key, entry))
+            (!self.is_sound(&key, place) && seen.insert(key)).then_some((key, entry))
         });
         let absent = absent.collect();
         (live, absent)
@@ -356,8 +355,7 @@ impl Inner {
         let mut keys: Vec<EntryKey> = entries.iter().map(Prepared::key).collect();
         keys.sort_unstable();
         let found = self.locators.find(live, &keys);
-        let damaged = self.damaged.lock();
-        let sound = keys.iter().zip(&found).filter(|(key, place)| self.is_sound(key, place, &damaged));
+        let sound = keys.iter().zip(&found).filter(|(key, place)| self.is_sound(key, place));
         let sound: HashSet<EntryKey> = sound.map(|(key, _)| *key).collect();
         entries.retain(|entry| !sound.contains(&entry.key()));
         entries
@@ -383,7 +381,7 @@ impl Inner {
     fn advance(&self, sealing: &mut Sealing) -> Result<()> {
         sealing.advance(
             &self.writer,
-            |key, pack| self.damaged.lock().get(key) == Some(&pack),
+            |key, pack| self.damaged.is(key, pack),
             || self.locators.reload().map(|_| ()),
         )
     }
@@ -429,12 +427,13 @@ impl Inner {
 fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     let folder = Folder::new(fs.clone(), dir);
     folder.make_dir("")?;
+    folder.require_folder()?;
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
     }
     if !folder.exists(DESCRIPTOR_KEY)? {
         // What an interrupted `init` leaves is no obstacle.
-        let known = ["lock", layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
+        let known = ["lock", DAMAGED_KEY, layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
         let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
         let foreign = folder.list("")?.into_iter().find(|name| {
             !known.contains(&name.as_str()) && !folders.contains(&name.as_str()) && name != DESCRIPTOR_KEY

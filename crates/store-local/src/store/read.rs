@@ -49,6 +49,11 @@ impl Packs {
         Ok(file)
     }
 
+    /// Whether a pack is there, as far as can be told: one that can't be opened for another reason is.
+    pub(super) fn has(&self, id: PackId) -> bool {
+        !self.file(id).is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    }
+
     /// Closes a pack that is gone.
     pub(super) fn forget(&self, id: PackId) {
         self.open.lock().pop(&id);

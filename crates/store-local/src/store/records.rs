@@ -28,7 +28,7 @@ pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
 pub(super) fn catalog_bytes(folder: &Folder) -> Result<Vec<u8>> {
     folder.read(CATALOG_KEY, MAX_RECORD_LEN)?.ok_or_else(|| {
         Error::corrupt(format!(
-            "{} is missing: restore it, or rebuild it from the packs with 'check --repair'",
+            "{} is missing, without which no entry is found: restore it from a copy of the store",
             folder.path(CATALOG_KEY).display()
         ))
     })
@@ -93,29 +93,40 @@ pub(super) fn remove_image(folder: &Folder, name: &ImageName, expected: &Version
     folder.remove(&key).map(|_| ())
 }
 
-/// Names of all images. What is no record, such as one that was being written, is passed over; a damaged
-/// record is an error.
-pub(super) fn list_images(folder: &Folder) -> Result<Vec<ImageName>> {
-    let mut names = Vec::new();
+/// Names of all images, behind them an error for each damaged record. What is no record, such as one that was
+/// being written, is passed over.
+pub(super) fn list_images(folder: &Folder) -> Result<Vec<Result<ImageName>>> {
+    let (mut names, mut damage) = (Vec::new(), Vec::new());
     for file in folder.list(IMAGES)? {
         let key = format!("{IMAGES}/{file}");
         if file.len() != 64 || file.bytes().any(|byte| !byte.is_ascii_hexdigit()) {
             continue;
         }
-        // Removed since the folder was read.
-        let Some(bytes) = folder.read(&key, MAX_RECORD_LEN)? else { continue };
-        let record = ImageRecord::decode(&bytes).map_err(|e| e.context(damaged(folder, &key)))?;
-        if layout::image_key(&record.name) != key {
-            return Err(Error::corrupt(format!(
-                "{} is the record of '{}', whose place it is not",
-                folder.path(&key).display(),
-                record.name
-            )));
+        match name_in(folder, &key) {
+            Ok(Some(name)) => names.push(name),
+            // Removed since the folder was read.
+            Ok(None) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => damage.push(Err(e)),
+            Err(e) => return Err(e),
         }
-        names.push(record.name);
     }
     names.sort_unstable();
-    Ok(names)
+    Ok(names.into_iter().map(Ok).chain(damage).collect())
+}
+
+/// The name that an image's record tells, if it is in its place.
+fn name_in(folder: &Folder, key: &str) -> Result<Option<ImageName>> {
+    let Some(bytes) = folder.read(key, MAX_RECORD_LEN)? else { return Ok(None) };
+    let record = ImageRecord::decode(&bytes).map_err(|e| e.context(damaged(folder, key)))?;
+    if layout::image_key(&record.name) == key {
+        return Ok(Some(record.name));
+    }
+    let path = folder.path(key);
+    Err(Error::corrupt(format!(
+        "{} is the record of '{}', whose place it is not",
+        path.display(),
+        record.name
+    )))
 }
 
 /// The version of an object's bytes. Records carry the id of the attempt that wrote them, so no two

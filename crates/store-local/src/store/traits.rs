@@ -109,7 +109,7 @@ impl IndexStore for LocalStore {
         self.blocking(move |inner| records::remove_image(&inner.folder, &name, &expected)).await
     }
 
-    async fn list_images(&self) -> Result<Vec<ImageName>> {
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>> {
         self.blocking(|inner| records::list_images(&inner.folder)).await
     }
 

@@ -161,7 +161,7 @@ impl IndexStore for Broken {
         }
     }
 
-    async fn list_images(&self) -> Result<Vec<ImageName>> {
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>> {
         let mut names = self.0.list_images().await?;
         if matches!(self.1, Breaks::ListUnsorted) {
             names.reverse();

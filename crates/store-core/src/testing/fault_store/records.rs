@@ -37,7 +37,7 @@ impl IndexStore for FaultStore {
         begun.finish().await
     }
 
-    async fn list_images(&self) -> Result<Vec<ImageName>> {
+    async fn list_images(&self) -> Result<Vec<Result<ImageName>>> {
         let begun = self.begin(Call::ListImages).await?;
         let names = self.index.list_images().await?;
         begun.finish().await?;

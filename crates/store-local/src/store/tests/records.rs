@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use gabion_store_core::{
-    CheckpointId, ErrorKind, ImageName, IndexStore as _,
+    CheckpointId, Error, ErrorKind, ImageName, IndexStore as _,
     clock::Timestamp,
     format::{
         image_record::{HistoryEntry, ImageRecord},
@@ -56,8 +56,11 @@ async fn images_are_listed_by_name_and_damage_is_no_empty_list() {
     for (n, name) in ["b", "a/x", "a", "B"].into_iter().enumerate() {
         f.store.write_image(&record(name, n as u8), None).await.unwrap();
     }
-    let names: Vec<String> = f.store.list_images().await.unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(names, ["B", "a", "a/x", "b"]);
+    let listed = async || -> Vec<String> {
+        let listed = f.store.list_images().await.unwrap();
+        listed.iter().map(|name| name.as_ref().map_or_else(Error::report, ToString::to_string)).collect()
+    };
+    assert_eq!(listed().await, ["B", "a", "a/x", "b"]);
 
     // A record in another's place.
     let (a, b) = (ImageName::new("a").unwrap(), ImageName::new("b").unwrap());
@@ -65,7 +68,9 @@ async fn images_are_listed_by_name_and_damage_is_no_empty_list() {
     let bytes = record("b", 9).encode().unwrap();
     replace(f.fs(), &path(&a), &bytes).unwrap();
     assert_eq!(f.store.read_image(&a).await.unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(f.store.list_images().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let names = listed().await;
+    assert_eq!(names[..3], ["B", "a/x", "b"]);
+    assert!(names[3].contains(&layout::image_key(&a)), "{names:?}");
     replace(f.fs(), &path(&b), &bytes[..20]).unwrap();
     let e = f.store.read_image(&b).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Corrupt);
