@@ -3,6 +3,8 @@
 //!
 //! Runs are seeded; `GABION_SEED` repeats one, as far as threads allow.
 
+#![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
+
 mod cancel;
 mod faults;
 mod model;
