@@ -6,5 +6,6 @@
 
 mod clients;
 mod crash;
+mod errors;
 mod guest;
 mod support;

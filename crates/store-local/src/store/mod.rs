@@ -279,7 +279,7 @@ impl Inner {
     /// Whether a place holds the entry, as far as is known. A locator that can't be used is no reason not
     /// to store an entry once more.
     fn is_sound(&self, key: &EntryKey, place: &Found) -> bool {
-        placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.has(place.pack))
+        placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.reach(&place))
     }
 
     fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {

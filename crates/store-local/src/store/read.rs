@@ -49,9 +49,12 @@ impl Packs {
         Ok(file)
     }
 
-    /// Whether a pack is there, as far as can be told: one that can't be opened for another reason is.
-    pub(super) fn has(&self, id: PackId) -> bool {
-        !self.file(id).is_err_and(|e| e.kind() == ErrorKind::NotFound)
+    /// Whether there is a pack that reaches this far. What can't be told now is no reason to say no.
+    pub(super) fn reach(&self, place: &Placement) -> bool {
+        match self.file(place.pack) {
+            Ok(file) => !file.len().is_ok_and(|len| len < place.offset + u64::from(place.stored_len)),
+            Err(e) => e.kind() != ErrorKind::NotFound,
+        }
     }
 
     /// Closes a pack that is gone.

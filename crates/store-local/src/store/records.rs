@@ -20,7 +20,12 @@ const MAX_RECORD_LEN: u64 = 64 << 20;
 /// Reads the catalog.
 pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
     let bytes = catalog_bytes(folder)?;
-    let value = Catalog::decode(&bytes).map_err(|e| e.context(damaged(folder, CATALOG_KEY)))?;
+    let value = Catalog::decode(&bytes).map_err(|e| match e.kind() {
+        ErrorKind::Corrupt => {
+            e.context(format!("{}; restore it from a copy of the store", damaged(folder, CATALOG_KEY)))
+        }
+        _ => e.context(damaged(folder, CATALOG_KEY)),
+    })?;
     Ok(Versioned { value, version: version_of(&bytes) })
 }
 

@@ -7,7 +7,7 @@ pub(crate) mod oracle;
 mod server;
 pub(crate) mod tools;
 
-pub(crate) use server::{Home, Server};
+pub(crate) use server::{Home, Server, binary, files};
 
 /// A small seeded generator (SplitMix64): the same seed gives the same test.
 #[derive(Clone, Debug)]

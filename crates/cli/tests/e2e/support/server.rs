@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -71,6 +71,43 @@ impl Home {
         value
     }
 
+    /// Runs `gabion`, which must refuse with `code` and one line on standard error, given back, and nothing on
+    /// standard output.
+    pub(crate) fn refuses<I: AsRef<OsStr>>(
+        &self,
+        code: i32,
+        arguments: impl IntoIterator<Item = I>,
+    ) -> String {
+        tools::refused(code, &mut self.gabion(arguments))
+    }
+
+    /// As [`gabion`](Self::gabion), by way of another command that runs what is behind it.
+    pub(crate) fn under<I: AsRef<OsStr>>(
+        &self,
+        wrapper: impl IntoIterator<Item = I>,
+        arguments: impl IntoIterator<Item = I>,
+    ) -> Command {
+        let mut command = tools::limited("env");
+        self.isolate(&mut command).args(wrapper).arg(binary()).args(arguments);
+        command
+    }
+
+    /// As [`serve`](Self::serve), by way of another command that becomes what is behind it.
+    pub(crate) fn serve_under<I: AsRef<OsStr>>(
+        &self,
+        wrapper: impl IntoIterator<Item = I>,
+        arguments: impl IntoIterator<Item = I>,
+    ) -> Server {
+        let mut command = Command::new("env");
+        self.isolate(&mut command).args(wrapper).arg(binary()).arg("serve").args(arguments);
+        Server::start(&mut command)
+    }
+
+    /// The only file of this kind of the default store, the first of several.
+    pub(crate) fn stored(&self, folder: &str) -> PathBuf {
+        files(&self.path("home/store").join(folder)).into_iter().next().expect("the store has one")
+    }
+
     /// Serves, and returns once clients can connect.
     pub(crate) fn serve<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Server {
         let mut command = Command::new(binary());
@@ -79,7 +116,18 @@ impl Home {
     }
 }
 
-fn binary() -> PathBuf {
+/// Files below a folder, sorted.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("an entry of a folder").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("GABION_TEST_BIN").map_or_else(|| env!("CARGO_BIN_EXE_gabion").into(), PathBuf::from)
 }
 
@@ -138,15 +186,23 @@ impl Server {
         self.stop();
     }
 
-    /// SIGTERM; the server must flush, end with success and remove its socket.
-    pub(crate) fn terminate(mut self) {
+    /// The server's process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM; the server must flush, end with success and remove its socket. Gives what it said on standard
+    /// error.
+    pub(crate) fn terminate(mut self) -> String {
         let pid = self.child.id().to_string();
         tools::tool("kill", ["-TERM", &pid]);
         self.output.ended(PATIENCE).unwrap_or_else(|why| panic!("after SIGTERM: {why}"));
         let status = self.child.wait().expect("the child is ours");
-        assert!(status.success(), "serve ended with {status} after SIGTERM\n--- stderr\n{}", self.said());
+        let said = self.said();
+        assert!(status.success(), "serve ended with {status} after SIGTERM\n--- stderr\n{said}");
         let socket = self.socket();
         assert!(!socket.exists(), "serve left {} behind", socket.display());
+        said
     }
 
     fn stop(&mut self) {

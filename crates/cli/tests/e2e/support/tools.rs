@@ -42,6 +42,22 @@ pub(crate) fn fails(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Runs `gabion`, which must refuse with `code`: nothing on standard output, one line on standard error, which is
+/// given back. Log lines beside it are not counted.
+pub(crate) fn refused(code: i32, command: &mut Command) -> String {
+    let output = output(command);
+    assert_eq!(output.status.code(), Some(code), "{}", describe(command, &output, "must be refused"));
+    assert!(output.stdout.is_empty(), "{}", describe(command, &output, "printed a result"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines: Vec<&str> = said.lines().filter(|line| !line.contains(" WARN ")).collect();
+    assert!(
+        matches!(lines.as_slice(), [line] if line.starts_with("gabion: ") || line.starts_with('{')),
+        "{}",
+        describe(command, &output, "must say why on one line")
+    );
+    lines[0].to_owned()
+}
+
 fn describe(command: &Command, output: &Output, what: &str) -> String {
     format!(
         "{command:?} {what} ({})\n--- stdout\n{}\n--- stderr\n{}",
