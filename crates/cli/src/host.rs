@@ -62,7 +62,7 @@ pub struct OpenVolume {
 impl Host {
     /// A host with these places and settings. Touches nothing.
     pub fn new(places: Places, settings: Settings) -> Self {
-        let fs: Arc<dyn Fs> = Arc::new(StdFs::default());
+        let fs: Arc<dyn Fs> = Arc::new(StdFs);
         Self {
             volumes: Volumes::new(Arc::clone(&fs), places.volumes()),
             cache: Arc::new(MemoryCache::new(

@@ -79,7 +79,7 @@ pub async fn open(url: &StoreUrl, memory: u64) -> Result<Opened> {
 pub(crate) async fn open_with(url: &StoreUrl, cache: &Arc<MemoryCache>, memory: u64) -> Result<Opened> {
     let StoreUrl::Folder(folder) = url;
     let folder = folder.clone();
-    let local = tokio::task::spawn_blocking(move || LocalStore::open(Arc::new(StdFs::default()), &folder))
+    let local = tokio::task::spawn_blocking(move || LocalStore::open(Arc::new(StdFs), &folder))
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "opening the store died", e))??;
     let local = Arc::new(local);

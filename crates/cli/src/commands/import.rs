@@ -1,11 +1,11 @@
 //! Disks in and out: `import`, `export`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use gabion::{
     Host,
     core::{
-        Error, ImageName, Result,
+        Error, ErrorKind, ImageName, Result,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
     },
     disk, format_bytes,
@@ -15,6 +15,9 @@ use serde_json::json;
 
 use super::blocking;
 use crate::output::Output;
+
+/// How long a cancelled import of standard input may take to end by itself.
+const STALLED: Duration = Duration::from_secs(1);
 
 pub(super) async fn import(
     host: &Host,
@@ -32,7 +35,18 @@ pub(super) async fn import(
     let source = blocking(move || disk::open(&path)).await?;
     let (job, bar) = output.job("importing");
     let options = ImportOptions { ingest: host.ingest(), labels, create: false };
-    let done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job).await;
+    // What feeds standard input may stall for ever, and a read of it can't be called off.
+    let stalled = async {
+        job.cancel.cancelled().await;
+        if file != Path::new("-") {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(STALLED).await;
+    };
+    let done = tokio::select! {
+        done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job) => done,
+        () = stalled => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+    };
     bar.finish_and_clear();
     let done = done.map_err(|e| e.context(format!("importing {}", file.display())))?;
     let stats = done.stats;

@@ -74,7 +74,7 @@ struct Inner {
 impl LocalOverlay {
     /// Makes a volume with one empty layer in `folder`, which is made if it is not there; its parent is.
     /// Durable on success; blocks. `AlreadyExists` if the folder holds a volume, `Conflict` if someone else
-    /// is making or using one. After another error there is no volume, only remnants that the next one
+    /// is making one. After another error there is no volume, only remnants that the next one
     /// removes.
     pub fn create(fs: Arc<dyn Fs>, folder: &Path, info: VolumeInfo) -> Result<Self> {
         match fs.create_dir(folder) {

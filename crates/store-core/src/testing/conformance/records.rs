@@ -43,7 +43,7 @@ fn assert_conflict<T>(result: Result<T>, what: &str) {
     }
 }
 
-async fn names(store: &dyn IndexStore) -> Vec<ImageName> {
+async fn names(store: &dyn IndexStore) -> Vec<crate::ImageName> {
     let listed = store.list_images().await.expect("list_images");
     listed.into_iter().collect::<Result<_>>().expect("no record is damaged")
 }
@@ -65,7 +65,7 @@ pub(super) async fn image_is_created_once(store: &dyn IndexStore) {
     assert_conflict(store.write_image(&record("vm1", 2, 2), None).await, "creating an image that exists");
     let read = assert_image(store, &first).await;
     assert_eq!(read, version, "the version written is the version read");
-    assert_eq!(names(store).await, [first.name.clone()]);
+    assert_eq!(names(store).await, std::slice::from_ref(&first.name));
     // Another name is another image, even if only its case differs.
     let other = record("VM1", 3, 1);
     store.write_image(&other, None).await.expect("create beside it");

@@ -27,7 +27,7 @@ fn one_opener() {
         assert_eq!(refused.kind(), ErrorKind::Conflict);
         assert!(refused.to_string().contains("vm/1"), "{refused}");
         let again = LocalOverlay::create(fs.clone(), &volume, info(4096)).unwrap_err();
-        assert_eq!(again.kind(), ErrorKind::Conflict);
+        assert_eq!(again.kind(), ErrorKind::AlreadyExists);
         assert_eq!(LocalOverlay::read_lock_note(&*fs, &volume).unwrap().unwrap(), "socket /run/a");
         drop(first);
         let again = LocalOverlay::create(fs.clone(), &volume, info(4096)).unwrap_err();
