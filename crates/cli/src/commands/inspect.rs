@@ -137,7 +137,7 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
             push_line(
                 &mut entries,
                 &mut text,
-                line,
+                &line,
                 Some(gabion::core::ops::diff(&index, &index_of_newer).await?.blocks),
             );
         }
@@ -146,7 +146,7 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
         newer = Some((line, index));
     }
     if let Some((line, _)) = newer {
-        push_line(&mut entries, &mut text, line, None);
+        push_line(&mut entries, &mut text, &line, None);
     }
     output.result(&json!({ "image": image.as_str(), "history": entries }), &text)
 }
@@ -157,7 +157,7 @@ struct Line {
     labels: String,
 }
 
-fn push_line(entries: &mut Vec<Value>, text: &mut String, line: Line, changed: Option<u64>) {
+fn push_line(entries: &mut Vec<Value>, text: &mut String, line: &Line, changed: Option<u64>) {
     let changed = changed.map(|blocks| blocks * BLOCK_SIZE as u64);
     entries.push(json!({
         "checkpoint": line.entry.checkpoint.to_string(), "size": line.entry.size,

@@ -1,4 +1,4 @@
-//! A volume: a disk made of local layers over a base, as a [`BlockDevice`].
+//! A volume: a disk made of local layers over a base, as a [`BlockDevice`](crate::BlockDevice).
 //!
 //! ```text
 //! read:   newest layer's state of the block? data → that layer │ zero → zeros │ none → … → base
