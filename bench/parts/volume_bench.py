@@ -68,5 +68,4 @@ def memory(options, _images):
                 samples.add(name, f"{count:,} dirty blocks: resident, MiB", server.memory() / 2**20)
             with start() as server:
                 samples.add(name, f"{count:,} dirty blocks: start again, ms", server.start_seconds * 1e3)
-    fresh(work)
     return {"Start and memory of a volume of 1 TiB": samples}

@@ -186,8 +186,10 @@ impl Host {
             self.add_volume(info).await
         }
         .await;
-        if made.is_err() {
-            unpin(&home.store, id, None).await?;
+        if made.is_err()
+            && let Err(error) = unpin(&home.store, id, None).await
+        {
+            tracing::warn!("the pin of volume '{name}', which was not made, stays: {}", error.report());
         }
         made
     }

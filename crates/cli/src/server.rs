@@ -7,7 +7,7 @@ use std::{
 
 use gabion_nbd::Limits;
 use gabion_store_core::{BlockDevice, Error, ErrorKind, ImageName, Result, ops::Job, volume::Checkpointed};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{OpenVolume, control::ControlServer};
 
@@ -63,7 +63,8 @@ pub struct ServerHandle {
     nbd: gabion_nbd::ServerHandle,
     exports: Arc<[Export]>,
     control: Option<ControlServer>,
-    ingests: CancellationToken,
+    /// Ends ingests when it is dropped.
+    ingests: DropGuard,
 }
 
 impl Server {
@@ -121,7 +122,7 @@ impl ServerBuilder {
         {
             tokio::spawn(ingest(volume, ingests.clone()));
         }
-        Ok(ServerHandle { nbd, exports, control, ingests })
+        Ok(ServerHandle { nbd, exports, control, ingests: ingests.drop_guard() })
     }
 }
 
@@ -156,7 +157,7 @@ impl ServerHandle {
     ///
     /// **Durability**: on success everything that was answered is durable.
     pub async fn shutdown(self) -> Result<()> {
-        self.ingests.cancel();
+        drop(self.ingests);
         if let Some(control) = self.control {
             control.stop().await;
         }

@@ -115,7 +115,7 @@ impl Settings {
             Compression::Zstd(level) => format!("zstd:{level}"),
         };
         let chunker = match self.chunker.value {
-            Chunking::Content { .. } => "content".to_owned(),
+            Chunking::Content => "content".to_owned(),
             Chunking::Fixed(blocks) => format!("fixed:{}K", blocks * 4),
         };
         let store = self.store.value.clone().unwrap_or_else(|| "the default local store".to_owned());

@@ -1,12 +1,14 @@
 //! Disks in and out: `import`, `export`.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use gabion::{
     Host,
     core::{
-        Error, ErrorKind, ImageName, Result,
+        ChunkStore, Error, ErrorKind, ImageName, Result,
+        index::NodeCache,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
+        stores::Verify,
     },
     disk, format_bytes,
     local::disk_file::{FileSink, StreamSink},
@@ -18,6 +20,9 @@ use crate::output::Output;
 
 /// How long a cancelled import of standard input may take to end by itself.
 const STALLED: Duration = Duration::from_secs(1);
+
+/// Memory for index nodes while exporting.
+const NODE_BUDGET: usize = 16 << 20;
 
 pub(super) async fn import(
     host: &Host,
@@ -84,7 +89,10 @@ pub(super) async fn export(
 ) -> Result<()> {
     let opened = host.store().await?;
     let entry = resolve(&opened.store, image).await?;
-    let (checkpoint, index) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+    // Each chunk is read once: verified, but past the cache.
+    let chunks = Arc::new(Verify::new(Arc::clone(&opened.local) as Arc<dyn ChunkStore>));
+    let nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
+    let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");
     let done = if to_stdout {

@@ -8,28 +8,23 @@ use std::str::FromStr;
 
 use crate::{BLOCK_SIZE, Error, Result, types::MAX_CHUNK_BLOCKS};
 
+/// Before this many blocks a block ends a chunk with a chance of one in [`EARLY`], from then on of one in
+/// [`LATE`] ("normalized chunking": Xia et al., FastCDC, USENIX ATC 2016, section 3.4). Chunk sizes lie closer
+/// together than with one chance for all, so that a changed block costs less. Measured on a 1 GiB ext4 of
+/// `/usr`, against one in 8 throughout: the image takes 1 % more, 3 % of its files edited in place add 15 %
+/// less, the same files in a new file system 7 % less.
+const NORMAL_BLOCKS: usize = 6;
+const EARLY: u32 = 16;
+const LATE: u32 = 4;
+
 /// How content is cut into chunks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Chunking {
-    /// Content-defined cuts, sizes in blocks.
-    Content {
-        /// Least chunk.
-        min: usize,
-        /// A block ends a chunk with a probability of one in this; a power of two.
-        average: usize,
-        /// Largest chunk.
-        max: usize,
-    },
+    /// Content-defined cuts: 4 KiB at least, some 30 KiB on average, 128 KiB at most.
+    #[default]
+    Content,
     /// A cut at each multiple of this many blocks of the disk.
     Fixed(usize),
-}
-
-impl Default for Chunking {
-    /// 4 KiB at least, 32 KiB on average, 128 KiB at most: measured to store a rebuilt disk image in a
-    /// fifth of what fixed 64 KiB chunks add, for 2 % more on the first image.
-    fn default() -> Self {
-        Self::Content { min: 1, average: 8, max: MAX_CHUNK_BLOCKS }
-    }
 }
 
 impl FromStr for Chunking {
@@ -39,7 +34,7 @@ impl FromStr for Chunking {
     fn from_str(text: &str) -> Result<Self> {
         let fixed = |size: &str| size.strip_suffix(['K', 'k'])?.parse::<usize>().ok();
         match text.strip_prefix("fixed:").map(fixed) {
-            None if text == "content" => Ok(Self::default()),
+            None if text == "content" => Ok(Self::Content),
             Some(Some(kib)) if (4..=128).contains(&kib) && kib.is_power_of_two() => Ok(Self::Fixed(kib / 4)),
             _ => Err(Error::invalid(format!(
                 "chunker '{text}' is neither 'content' nor 'fixed:4K', 'fixed:8K' … 'fixed:128K'"
@@ -102,7 +97,7 @@ impl Cutter {
 
     fn max(&self) -> usize {
         match self.0 {
-            Chunking::Content { max, .. } => max,
+            Chunking::Content => MAX_CHUNK_BLOCKS,
             Chunking::Fixed(blocks) => blocks,
         }
     }
@@ -110,10 +105,11 @@ impl Cutter {
     /// Whether a cut falls between the last block of `piece`, whose hash is `before`, and the next one.
     fn cuts_between(&self, piece: &Piece, before: Option<u32>, next: u32, at: u64) -> bool {
         match self.0 {
-            Chunking::Content { min, average, .. } => {
+            Chunking::Content => {
                 // A CRC is linear in its input; the product spreads that over the bits that decide.
-                let spread = before.unwrap_or(0).wrapping_mul(0x9E37_79B1);
-                piece.blocks >= min && before != Some(next) && (spread >> 16) as usize & (average - 1) == 0
+                let spread = before.unwrap_or(0).wrapping_mul(0x9E37_79B1) >> 16;
+                let one_in = if piece.blocks < NORMAL_BLOCKS { EARLY } else { LATE };
+                before != Some(next) && spread < (1 << 16) / one_in
             }
             Chunking::Fixed(blocks) => {
                 (at + (piece.first + piece.blocks) as u64).is_multiple_of(blocks as u64)

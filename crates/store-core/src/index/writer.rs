@@ -32,8 +32,6 @@ pub struct Written {
     pub nodes: Vec<NodeId>,
     /// Chunks of their leaves that the old leaf in the same place did not have, by first block in disk order.
     pub chunks: Vec<(u64, ChunkId)>,
-    /// Bytes of the nodes.
-    pub node_bytes: u64,
     /// What of it the store did not have before.
     pub added: Added,
 }
@@ -45,6 +43,8 @@ pub struct Added {
     pub nodes: Vec<NodeId>,
     /// As [`Written::chunks`], of these nodes.
     pub chunks: Vec<(u64, ChunkId)>,
+    /// Bytes of these nodes.
+    pub node_bytes: u64,
 }
 
 impl Written {
@@ -55,7 +55,8 @@ impl Written {
         self.chunks.extend(later.chunks);
         self.added.nodes.extend(later.added.nodes);
         self.added.chunks.extend(later.added.chunks);
-        Self { root: later.root, node_bytes: self.node_bytes + later.node_bytes, ..self }
+        self.added.node_bytes += later.added.node_bytes;
+        Self { root: later.root, ..self }
     }
 }
 
@@ -279,7 +280,6 @@ impl IndexWriter {
         }
         self.old.nodes().insert(id, node);
         self.written.nodes.push(id);
-        self.written.node_bytes += bytes.len() as u64;
         self.batch_bytes += bytes.len();
         self.batch.push((id.as_chunk(), bytes));
         if self.batch_bytes >= NODE_BATCH {
@@ -297,8 +297,12 @@ impl IndexWriter {
         let store = self.old.nodes().store();
         let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
         let present = store.contains(ChunkKind::Node, &ids).await?;
-        let missing = |(id, present): (&ChunkId, bool)| (!present).then_some(*id);
-        let added: HashSet<_> = ids.iter().zip(present).filter_map(missing).collect();
+        let mut added = HashSet::new();
+        for ((id, bytes), present) in batch.iter().zip(present) {
+            if !present && added.insert(*id) {
+                self.written.added.node_bytes += bytes.len() as u64;
+            }
+        }
         store.put(ChunkKind::Node, batch).await?;
 
         self.written

@@ -106,7 +106,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     }
     let size = reading.size.await.unwrap_or_else(|e| Err(died(&e)))?;
     let (index, written) = writer.finish(size).await?;
-    stats.stored += written.node_bytes;
+    stats.stored += written.added.node_bytes;
     job.report(Progress { done: size, total: Some(size), stored: stats.stored });
     Ok(Ingested { index, size, written, stats })
 }

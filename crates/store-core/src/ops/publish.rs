@@ -10,7 +10,7 @@ use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
     clock::{Clock, Timestamp},
     format::{
-        catalog::{Catalog, PendingRoot, Pin},
+        catalog::{Catalog, PendingRoot, Pin, Replaced},
         checkpoint::Checkpoint,
         image_record::{HistoryEntry, ImageRecord},
     },
@@ -79,14 +79,20 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         // The record may hold the checkpoint: it has to stay a root.
         return Err(error.clone());
     }
-    change_catalog(store, |catalog| {
+    let tidied = change_catalog(store, |catalog| {
         catalog.pending.retain(|root| pending_key(root) != pending_key(&pending));
-        for map in changed.iter().flat_map(|(_, replaced)| replaced) {
-            catalog.replaced.push(crate::format::catalog::Replaced::Map(*map, clock.now()));
+        let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
+        // What finds no room stays as an orphan; a catalog that is full must not end all publishing.
+        for map in replaced.take(Catalog::MAX_LIST.saturating_sub(catalog.replaced.len())) {
+            catalog.replaced.push(Replaced::Map(*map, clock.now()));
         }
         Ok(())
     })
-    .await?;
+    .await;
+    // The image is published or not, whatever became of this: a root too many holds nothing up.
+    if let Err(error) = tidied {
+        tracing::warn!("image '{}': a pending root stays: {}", what.image, error.report());
+    }
     changed.map(|(record, _)| Published { record })
 }
 

@@ -211,3 +211,81 @@ async fn diff_is_where_content_changed() {
     assert!(found.blocks <= 96, "{found:?}");
     assert_eq!(diff(&a, &a).await.unwrap(), DiskDiff::default());
 }
+
+/// What the last step of a publish tidies up can't fail it: the image has the checkpoint by then.
+#[tokio::test]
+async fn an_image_that_is_published_is_said_to_be() {
+    use crate::testing::{Call, Fault, FaultStore};
+
+    for fault in [Fault::Before(ErrorKind::Unavailable), Fault::After(ErrorKind::Unavailable)] {
+        let faults = FaultStore::new(memory(), 1);
+        faults.script(Call::WriteCatalog, 1, fault);
+        let done = imported(&faults.store(), "vm", noise(10_000, 1)).await.checkpoint;
+        assert_eq!(resolve(&faults.store(), &"vm".parse().unwrap()).await.unwrap().checkpoint, done);
+        assert_eq!(faults.calls(Call::WriteCatalog), 2);
+    }
+}
+
+/// Without a collection the list of replaced maps fills up; publishing goes on.
+#[tokio::test]
+async fn a_full_catalog_takes_checkpoints() {
+    use crate::format::catalog::{Catalog, Replaced};
+
+    let store = memory();
+    let found = store.index.read_catalog().await.unwrap();
+    let mut full = found.value;
+    let id = |n: usize| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        crate::types::MapId::from_bytes(id)
+    };
+    full.replaced = (0..Catalog::MAX_LIST).map(|n| Replaced::Map(id(n), Timestamp(1))).collect();
+    store.index.write_catalog(&full, &found.version).await.unwrap();
+    let mapped =
+        Store { chunks: Arc::new(Mapped(Arc::clone(&store.chunks))), index: Arc::clone(&store.index) };
+    for n in 0..6 {
+        imported(&mapped, "vm", noise(10_000, n)).await;
+    }
+    let catalog = store.index.read_catalog().await.unwrap().value;
+    catalog.encode().unwrap();
+    assert_eq!(catalog.replaced.len(), Catalog::MAX_LIST);
+    assert!(catalog.pending.is_empty());
+}
+
+/// A store that says of every entry where it lies, so that publishes write maps.
+#[derive(Debug)]
+struct Mapped(Arc<dyn crate::ChunkStore>);
+
+#[async_trait::async_trait]
+impl crate::ChunkStore for Mapped {
+    async fn get(&self, kind: crate::ChunkKind, ids: &[crate::ChunkId]) -> Vec<Result<bytes::Bytes>> {
+        self.0.get(kind, ids).await
+    }
+
+    async fn put(&self, kind: crate::ChunkKind, entries: Vec<(crate::ChunkId, bytes::Bytes)>) -> Result<()> {
+        self.0.put(kind, entries).await
+    }
+
+    async fn contains(&self, kind: crate::ChunkKind, ids: &[crate::ChunkId]) -> Result<Vec<bool>> {
+        self.0.contains(kind, ids).await
+    }
+
+    async fn sync(&self) -> Result<crate::store::Synced> {
+        self.0.sync().await
+    }
+
+    async fn locate(
+        &self,
+        _: crate::ChunkKind,
+        ids: &[crate::ChunkId],
+    ) -> Result<Vec<Option<crate::store::Placement>>> {
+        let place = crate::store::Placement {
+            pack: crate::types::PackId::from_bytes([1; 16]),
+            offset: 4096,
+            stored_len: 1,
+            raw_len: 1,
+            codec: crate::format::codec::Codec::None,
+        };
+        Ok(vec![Some(place); ids.len()])
+    }
+}

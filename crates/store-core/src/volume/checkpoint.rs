@@ -12,11 +12,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Base, IndexBase, Shared, View, Volume,
+    Alone, Base, IndexBase, Shared, View, Volume,
     frozen::{FrozenSource, fragmented},
+    unbroken,
 };
 use crate::{
-    CheckpointId, ImageName, Result, Store,
+    CheckpointId, Error, ImageName, Result, Store,
     clock::Clock,
     format::checkpoint::Checkpoint,
     index::{Index, NodeCache},
@@ -68,16 +69,18 @@ impl Volume {
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<Checkpointed> {
-        let _alone = self.shared.rebasing.lock().await;
-        if self.shared.view().layers.len() >= MAX_LAYERS {
-            self.shared.store_frozen(home, nodes, clock, options, job).await?;
+        let shared = &self.shared;
+        let overlay = Arc::clone(shared.overlay()?);
+        let alone = shared.alone().await;
+        shared.complete_base(&alone, home, nodes, clock, options, job).await?;
+        if shared.view().layers.len() >= MAX_LAYERS {
+            shared.store_frozen(&alone, home, nodes, clock, options, job).await?;
         }
-        let overlay = self.shared.overlay()?;
-        self.shared.complete_base(home, nodes, clock, options, job).await?;
         overlay.flush().await?;
-        let layer = overlay.push_layer().await?;
-        let held = self.shared.switch_to(layer);
-        let mut made = self.shared.store_frozen(home, nodes, clock, options, job).await?;
+        let freezing = Arc::clone(shared);
+        let freeze = async move { overlay.push_layer().await.map(|layer| freezing.switch_to(layer)) };
+        let held = unbroken(&alone, freeze).await?;
+        let mut made = shared.store_frozen(&alone, home, nodes, clock, options, job).await?;
         made.held = held;
         Ok(made)
     }
@@ -92,15 +95,16 @@ impl Volume {
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<()> {
-        let _alone = self.shared.rebasing.lock().await;
-        self.shared.complete_base(home, nodes, clock, options, job).await
+        let alone = self.shared.alone().await;
+        self.shared.complete_base(&alone, home, nodes, clock, options, job).await
     }
 }
 
 impl Shared {
     /// Stores and publishes all layers but the topmost, and drops them.
     async fn store_frozen(
-        &self,
+        self: &Arc<Self>,
+        alone: &Alone,
         home: &Store,
         nodes: &Arc<NodeCache>,
         clock: &dyn Clock,
@@ -117,7 +121,10 @@ impl Shared {
         let count = frozen.layers.len();
         let old = match &*frozen.base {
             Base::Index(base) => base.index().clone(),
-            Base::Empty | Base::Source(_) => Index::new(Arc::clone(nodes), None, 0),
+            Base::Empty => Index::new(Arc::clone(nodes), None, 0),
+            Base::Source(_) => {
+                return Err(Error::invalid(format!("{}: its base is not ingested yet", self.label)));
+            }
         };
         let rewrite = fragmented(&frozen).await?;
         let mut checkpoint = Checkpoint::new(frozen.size, None, clock.now())?;
@@ -136,7 +143,7 @@ impl Shared {
             create: false,
         };
         publish(home, clock, what).await?;
-        self.stand_on(home, clock, options.owner, id, ingested.index, count).await?;
+        self.stand_on(alone, home, clock, options.owner, (id, ingested.index), count).await?;
         Ok(Checkpointed {
             checkpoint: id,
             size: checkpoint.size,
@@ -147,21 +154,26 @@ impl Shared {
 
     /// Makes a stored checkpoint the volume's base in place of the `count` oldest layers.
     pub(super) async fn stand_on(
-        &self,
+        self: &Arc<Self>,
+        alone: &Alone,
         home: &Store,
         clock: &dyn Clock,
         owner: VolumeId,
-        checkpoint: CheckpointId,
-        index: Index,
+        (checkpoint, index): (CheckpointId, Index),
         count: usize,
     ) -> Result<()> {
         pin(home, clock, owner, checkpoint).await?;
-        self.overlay()?.rebase(checkpoint, count).await?;
-        self.change_view(|view| {
-            view.layers.truncate(view.layers.len() - count);
-            view.base = Arc::new(Base::Index(IndexBase::new(index)));
-            view.checkpoint = Some(checkpoint);
-        });
+        let (overlay, shared) = (Arc::clone(self.overlay()?), Arc::clone(self));
+        let rebase = async move {
+            overlay.rebase(checkpoint, count).await?;
+            shared.change_view(|view| {
+                view.layers.truncate(view.layers.len() - count);
+                view.base = Arc::new(Base::Index(IndexBase::new(index)));
+                view.checkpoint = Some(checkpoint);
+            });
+            Ok(())
+        };
+        unbroken(alone, rebase).await?;
         // The old pin protects nothing any more; if it stays, so does only what it holds.
         if let Err(error) = unpin(home, owner, Some(checkpoint)).await {
             tracing::warn!("{}: the pin on the old base stays: {}", self.label, error.report());

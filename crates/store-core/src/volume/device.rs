@@ -106,17 +106,16 @@ impl BlockDevice for Volume {
     }
 
     async fn trim(&self, offset: u64, length: u64) -> Result<()> {
-        let size = self.size();
-        check_range(offset, length, size)?;
+        check_range(offset, length, self.size())?;
         self.shared
-            .zero(BlockRange::within(offset, length, size))
+            .zero(offset, length)
             .await
+            .map(drop)
             .map_err(|error| self.shared.failed(format_args!("trimming {length} bytes at {offset}"), error))
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64, mode: ZeroMode) -> Result<()> {
-        let size = self.size();
-        check_range(offset, length, size)?;
+        check_range(offset, length, self.size())?;
         if mode.no_hole && mode.fast {
             return Err(Error::new(
                 ErrorKind::Unsupported,
@@ -127,13 +126,12 @@ impl BlockDevice for Volume {
             if mode.no_hole {
                 return self.shared.write_zeros(offset, length).await;
             }
-            let whole = BlockRange::within(offset, length, size);
+            let whole = self.shared.zero(offset, length).await?;
             if whole.is_empty() {
                 return self.shared.write_zeros(offset, length).await;
             }
             let (start, end) = (whole.byte_start(), (whole.end * BLOCK_SIZE as u64).min(offset + length));
             self.shared.write_zeros(offset, start - offset).await?;
-            self.shared.zero(whole).await?;
             self.shared.write_zeros(end, offset + length - end).await
         };
         zeroed
@@ -247,9 +245,9 @@ impl Shared {
         Ok(())
     }
 
-    async fn zero(self: &Arc<Self>, range: BlockRange) -> Result<()> {
+    async fn zero(self: &Arc<Self>, offset: u64, length: u64) -> Result<BlockRange> {
         let shared = Arc::clone(self);
-        off_thread(move || shared.zero_blocks(range)).await
+        off_thread(move || shared.zero_blocks(offset, length)).await
     }
 }
 

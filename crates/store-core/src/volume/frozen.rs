@@ -61,9 +61,17 @@ impl DiskSource for FrozenSource {
         }
         let block = self.at / BLOCK_SIZE as u64;
         if self.rewrite.contains(&(block / WINDOW)) {
-            let len = self.read_window((block / WINDOW + 1) * WINDOW * BLOCK_SIZE as u64, buf)?;
-            self.at += len as u64;
-            return Ok(Next::Data(len));
+            match self.read_window((block / WINDOW + 1) * WINDOW * BLOCK_SIZE as u64, buf) {
+                Ok(len) => {
+                    self.at += len as u64;
+                    return Ok(Next::Data(len));
+                }
+                // What the layers hold must get into the store though the base be damaged.
+                Err(error) => {
+                    tracing::warn!("64 KiB at {} stay in many pieces: {}", self.at, error.report());
+                    self.rewrite.remove(&(block / WINDOW));
+                }
+            }
         }
         let until =
             self.rewrite.range(block / WINDOW..).next().map_or(blocks_for(size), |window| window * WINDOW);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Base, BaseSource, CheckpointOptions, Shared};
+use super::{Alone, Base, BaseSource, CheckpointOptions, Shared};
 use crate::{
     BLOCK_SIZE, Result, Store,
     chunking::{DiskSource, Next},
@@ -15,7 +15,8 @@ use crate::{
 impl Shared {
     /// Ingests the base if it is a source still, and stands on the result. The caller holds `rebasing`.
     pub(super) async fn complete_base(
-        &self,
+        self: &Arc<Self>,
+        alone: &Alone,
         home: &Store,
         nodes: &Arc<NodeCache>,
         clock: &dyn Clock,
@@ -31,7 +32,7 @@ impl Shared {
         source.check()?;
         let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), clock.now())?;
         let id = store_checkpoint(home, &checkpoint).await?;
-        self.stand_on(home, clock, options.owner, id, ingested.index, 0).await
+        self.stand_on(alone, home, clock, options.owner, (id, ingested.index), 0).await
     }
 }
 

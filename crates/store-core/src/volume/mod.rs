@@ -26,7 +26,7 @@ pub use base::{Base, BaseSource, IndexBase};
 pub use checkpoint::{CheckpointOptions, Checkpointed};
 
 use crate::{
-    BlockRange, CheckpointId, Error, Result,
+    BlockRange, CheckpointId, Error, ErrorKind, Result,
     overlay::{BlockState, Layer, Overlay},
     types::blocks_for,
 };
@@ -47,8 +47,8 @@ struct Shared {
     /// Held shared by each write while it is in a layer, alone by a freeze.
     barrier: RwLock<()>,
     locks: BlockLocks,
-    /// Held by whoever changes the base: one checkpoint or ingest at a time.
-    rebasing: tokio::sync::Mutex<()>,
+    /// Held by whoever changes layers, base or size: one checkpoint, ingest or growth at a time.
+    rebasing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Layers and base at one moment.
@@ -118,7 +118,7 @@ impl Volume {
                 view: RwLock::new(Arc::new(view)),
                 barrier: RwLock::new(()),
                 locks: BlockLocks::default(),
-                rebasing: tokio::sync::Mutex::new(()),
+                rebasing: Arc::default(),
             }),
         }
     }
@@ -139,8 +139,10 @@ impl Volume {
     }
 
     /// Makes the disk larger, durably; the new bytes are zeros. Connections see it when they are made anew.
+    ///
+    /// **Cancel safety**: once it has begun it is finished.
     pub async fn grow(&self, size: u64) -> Result<()> {
-        let _alone = self.shared.rebasing.lock().await;
+        let alone = self.shared.alone().await;
         let before = self.size();
         if size < before {
             return Err(Error::invalid(format!(
@@ -148,13 +150,42 @@ impl Volume {
                 self.shared.label
             )));
         }
-        self.shared.overlay()?.grow(size).await?;
-        self.shared.change_view(|view| view.size = size);
-        Ok(())
+        let (overlay, shared) = (Arc::clone(self.shared.overlay()?), Arc::clone(&self.shared));
+        let grown = async move {
+            overlay.grow(size).await?;
+            shared.change_view(|view| view.size = size);
+            Ok(())
+        };
+        unbroken(&alone, grown).await
     }
 }
 
+/// The right to change layers, base and size.
+type Alone = Arc<tokio::sync::OwnedMutexGuard<()>>;
+
+/// Takes a step that changes the overlay and the view, which must not come apart: it is finished even if the
+/// caller goes away, and until then nobody else takes one.
+async fn unbroken<T: Send + 'static>(
+    alone: &Alone,
+    step: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let alone = Arc::clone(alone);
+    let step = async move {
+        let done = step.await;
+        drop(alone);
+        done
+    };
+    tokio::spawn(step).await.map_err(|e| {
+        Error::with_source(ErrorKind::Unavailable, "a change of the volume was stopped with its runtime", e)
+    })?
+}
+
 impl Shared {
+    /// Waits until nobody else changes layers, base or size.
+    async fn alone(&self) -> Alone {
+        Arc::new(Arc::clone(&self.rebasing).lock_owned().await)
+    }
+
     fn view(&self) -> Arc<View> {
         Arc::clone(&self.view.read())
     }
@@ -164,7 +195,7 @@ impl Shared {
     }
 
     fn read_only(&self) -> Error {
-        Error::new(crate::ErrorKind::ReadOnly, format!("{} is read-only", self.label))
+        Error::new(ErrorKind::ReadOnly, format!("{} is read-only", self.label))
     }
 
     fn change_view(&self, change: impl FnOnce(&mut View)) {

@@ -100,16 +100,23 @@ impl Shared {
         Ok(Attempt::Done)
     }
 
-    /// Makes whole blocks zero.
-    pub(super) fn zero_blocks(&self, range: BlockRange) -> Result<()> {
+    /// Makes the blocks zero that lie wholly in a range of bytes, and says which these are.
+    pub(super) fn zero_blocks(&self, offset: u64, length: u64) -> Result<BlockRange> {
         self.overlay()?;
-        if range.is_empty() {
-            return Ok(());
+        let touched = BlockRange::covering(offset, length);
+        if touched.is_empty() {
+            return Ok(touched);
         }
         let _barrier = self.barrier.read();
+        let _held = self.locks.hold(touched);
+        // The size as it is now that the blocks are held: when a disk grows inside its last block, the block's
+        // rest takes writes of others.
         let view = self.view();
-        let _held = self.locks.hold(range);
-        view.top()?.zero(range)
+        let whole = BlockRange::within(offset, length, view.size);
+        if !whole.is_empty() {
+            view.top()?.zero(whole)?;
+        }
+        Ok(whole)
     }
 
     /// Puts `layer` on top: writes before it are in the layers below, writes after it in it. Returns how

@@ -343,7 +343,11 @@ impl Layer for LocalLayer {
             return Ok(());
         }
         let _accepted = self.accept()?;
-        self.data.write_all_at(data, range.byte_start()).map_err(|e| io_error("writing", &self.path, e))?;
+        self.data.write_all_at(data, range.byte_start()).map_err(|e| {
+            // Some of it may have gone over blocks that are data, and is seen from now on.
+            self.marks.write().overwritten = true;
+            io_error("writing", &self.path, e)
+        })?;
         // Only now: a block in the changed set has its bytes where the next sync finds them.
         self.mark(range, BlockState::Data);
         Ok(())

@@ -73,8 +73,8 @@ struct Inner {
 
 impl LocalOverlay {
     /// Makes a volume with one empty layer in `folder`, which is made if it is not there; its parent is.
-    /// Durable on success; blocks. `AlreadyExists` if the folder holds a volume, `Conflict` if someone else
-    /// is making one. After another error there is no volume, only remnants that the next one
+    /// Durable on success; blocks. `AlreadyExists` if the folder holds a volume, in use or not, `Conflict` if
+    /// someone else is making one. After another error there is no volume, only remnants that the next one
     /// removes.
     pub fn create(fs: Arc<dyn Fs>, folder: &Path, info: VolumeInfo) -> Result<Self> {
         match fs.create_dir(folder) {
@@ -108,8 +108,11 @@ impl LocalOverlay {
         let parent =
             folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs.sync_dir(parent).map_err(|e| io_error("syncing", parent, e))?;
-        replace(&*fs, &folder.join(RECORD), &bytes)
-            .map_err(|e| io_error("saving the record of", folder, e))?;
+        replace(&*fs, &folder.join(RECORD), &bytes).map_err(|e| {
+            // It may have its name already; a volume that is said not to be there must not be.
+            let _not_there = fs.remove_file(&folder.join(RECORD));
+            io_error("saving the record of", folder, e)
+        })?;
         Ok(Self::assemble(fs, folder, lock, health, record, vec![Arc::new(layer)]))
     }
 

@@ -10,7 +10,7 @@ use super::{
     sample::{name, record, write_id},
 };
 use crate::{
-    CheckpointId, ErrorKind, IndexStore, Result,
+    CheckpointId, ErrorKind, ImageName, IndexStore, Result,
     clock::Timestamp,
     format::{
         catalog::{Catalog, LocatorRef, PendingRoot, Pin, Replaced},
@@ -43,7 +43,7 @@ fn assert_conflict<T>(result: Result<T>, what: &str) {
     }
 }
 
-async fn names(store: &dyn IndexStore) -> Vec<crate::ImageName> {
+async fn names(store: &dyn IndexStore) -> Vec<ImageName> {
     let listed = store.list_images().await.expect("list_images");
     listed.into_iter().collect::<Result<_>>().expect("no record is damaged")
 }

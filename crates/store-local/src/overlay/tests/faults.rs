@@ -326,3 +326,40 @@ async fn a_record_that_may_be_old_or_new_poisons() {
     assert_eq!(overlay.layers().len(), 2, "the files of the new record are all there");
     assert_eq!(contents(&*overlay.layers()[1], 2)[1], Content::Fill(1));
 }
+
+#[tokio::test]
+async fn a_write_that_failed_half_way_is_covered_by_the_next_flush() {
+    let (hook, fs) = hooked();
+    let overlay = create(&fs, BLOCKS);
+    fill(&*top(&overlay), 1, 1, 1).unwrap();
+    overlay.flush().await.unwrap();
+    hook.fail(Op::Write, ".data", 1, io::ErrorKind::Other);
+    assert!(fill(&*top(&overlay), 1, 2, 2).is_err());
+    // Whatever the write left in block 1 is read from now on, so it may not change back in a crash.
+    let synced = Arc::new(AtomicUsize::new(0));
+    let counted = synced.clone();
+    hook.on(move |op, path| {
+        let data = op == Op::Sync && path.to_str().is_some_and(|path| path.contains(".data"));
+        counted.fetch_add(usize::from(data), Ordering::Relaxed);
+        Ok(())
+    });
+    overlay.flush().await.unwrap();
+    assert_eq!(synced.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_volume_whose_making_failed_is_not_there() {
+    let (hook, fs) = hooked();
+    hook.on({
+        let mut renamed = false;
+        move |op, _| {
+            renamed |= op == Op::Rename;
+            if renamed && op == Op::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    });
+    assert!(LocalOverlay::create(fs.clone(), Path::new("/vol"), info(4096)).is_err());
+    hook.on(|_, _| Ok(()));
+    let opened = LocalOverlay::open(fs.clone(), Path::new("/vol"), None);
+    assert_eq!(opened.unwrap_err().kind(), ErrorKind::NotFound);
+    create(&fs, BLOCKS);
+}

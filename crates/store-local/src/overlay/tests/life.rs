@@ -26,6 +26,7 @@ fn one_opener() {
         let refused = LocalOverlay::open(fs.clone(), &volume, None).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Conflict);
         assert!(refused.to_string().contains("vm/1"), "{refused}");
+        // Whether it is in use does not matter to who wants to make it.
         let again = LocalOverlay::create(fs.clone(), &volume, info(4096)).unwrap_err();
         assert_eq!(again.kind(), ErrorKind::AlreadyExists);
         assert_eq!(LocalOverlay::read_lock_note(&*fs, &volume).unwrap().unwrap(), "socket /run/a");
