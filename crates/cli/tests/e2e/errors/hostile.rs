@@ -1,6 +1,7 @@
 //! Bytes that no client sends: the server stays up, and its memory bounded.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,12 +26,25 @@ fn connect(path: &Path) -> UnixStream {
     socket
 }
 
-/// Sends bytes, however many are taken, and reads what comes until the server closes or says nothing more.
+/// Sends bytes, however many are taken, and then nothing more; gives what comes until the server closes.
 fn send(path: &Path, bytes: &[u8]) -> Vec<u8> {
     let mut socket = connect(path);
     // The server may close before it has read all.
-    let _taken = socket.write_all(bytes).and_then(|()| socket.shutdown(std::net::Shutdown::Write));
+    let _taken = socket.write_all(bytes).and_then(|()| socket.shutdown(Shutdown::Write));
+    rest(socket)
+}
+
+/// A request that asks for the connection's end. The side of the requests stays open: closed early, it means that
+/// the client has given up.
+fn ask(path: &Path, head: &str, body: &[u8]) -> String {
+    let mut socket = connect(path);
+    let _taken = socket.write_all(&[head.as_bytes(), b"Connection: close\r\n\r\n", body].concat());
+    String::from_utf8_lossy(&rest(socket)).into_owned()
+}
+
+fn rest(socket: UnixStream) -> Vec<u8> {
     let mut answer = Vec::new();
+    // A reset is an end, too.
     let _closed = socket.take(1 << 20).read_to_end(&mut answer);
     answer
 }
@@ -119,19 +133,17 @@ fn hostile_bytes_on_the_control_socket() {
     send(&control, &b"x".repeat(1 << 20));
     let post = |length: usize| {
         format!(
-            "POST /v1/checkpoint HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+            "POST /v1/checkpoint HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n"
         )
     };
-    let answer = |head: String, body: &[u8]| {
-        String::from_utf8_lossy(&send(&control, &[head.as_bytes(), body].concat())).into_owned()
-    };
+    let answer = |head: String, body: &[u8]| ask(&control, &head, body);
     refuses(&answer(post(10 << 20), &vec![b' '; 10 << 20]), "413");
     says(&answer(post(5), b"{\"vol"), &["400"]);
     says(&answer(post(40), br#"{"volume":"vm","image":null,"x":"yzabc"}"#), &["422"]);
     says(&answer(post(17), br#"{"volume":"nope"}"#), &["404", "nope"]);
     says(&answer(post(28), br#"{"volume":"vm","image":".."}"#), &["400", "bad name"]);
-    says(&answer("GET /nothing HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n".to_owned(), b""), &["404"]);
-    refuses(&answer(format!("GET / HTTP/1.1\r\n{}\r\n\r\n", "a: b\r\n".repeat(10_000)), b""), "431");
+    says(&answer("GET /nothing HTTP/1.1\r\nHost: g\r\n".to_owned(), b""), &["404"]);
+    refuses(&answer(format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(10_000)), b""), "431");
     // Headers that never end hold up nobody, not even the end.
     let slow: Vec<UnixStream> = (0..50)
         .map(|_| {

@@ -43,7 +43,7 @@ fn assert_conflict<T>(result: Result<T>, what: &str) {
     }
 }
 
-async fn names(store: &dyn IndexStore) -> Vec<crate::ImageName> {
+async fn names(store: &dyn IndexStore) -> Vec<ImageName> {
     let listed = store.list_images().await.expect("list_images");
     listed.into_iter().collect::<Result<_>>().expect("no record is damaged")
 }
