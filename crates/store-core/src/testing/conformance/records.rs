@@ -10,7 +10,7 @@ use super::{
     sample::{name, record, write_id},
 };
 use crate::{
-    CheckpointId, ErrorKind, IndexStore, Result,
+    CheckpointId, ErrorKind, ImageName, IndexStore, Result,
     clock::Timestamp,
     format::{
         catalog::{Catalog, LocatorRef, PendingRoot, Pin, Replaced},
