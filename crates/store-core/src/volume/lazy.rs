@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Shared {
-    /// Ingests the base if it is a source still, and stands on the result. The caller holds `rebasing`.
+    /// Ingests the base if it is a source still, and stands on the result. `alone` is the right to.
     pub(super) async fn complete_base(
         self: &Arc<Self>,
         alone: &Alone,
