@@ -88,6 +88,13 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
         self.put(kind, decoded).await
     }
 
+    /// Says that data chunks will be asked for, and with each a block of the disk that is found in it; `maps`
+    /// are those of an image with that disk, newest first. A store that is far away finds the chunks in these
+    /// maps with few requests. A hint: it starts nothing, never fails, and may be forgotten.
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        let _ = (maps, chunks);
+    }
+
     /// Where entries lie, as far as this store keeps them in packs; for image maps.
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {
         let _ = kind;
@@ -157,6 +164,13 @@ pub trait IndexStore: Send + Sync + fmt::Debug {
     /// An image's record, or `None` if there is no such image.
     async fn read_image(&self, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>>;
 
+    /// As [`read_image`](Self::read_image), but may answer what this handle read or wrote last, if that
+    /// saves a request: for a change by compare-and-swap, which finds out, and is tried again with a fresh
+    /// record then.
+    async fn recall_image(&self, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>> {
+        self.read_image(name).await
+    }
+
     /// Replaces the record of version `expected`, or creates it if `None`.
     async fn write_image(&self, record: &ImageRecord, expected: Option<&Version>) -> Result<Version>;
 
@@ -169,6 +183,12 @@ pub trait IndexStore: Send + Sync + fmt::Debug {
 
     /// The catalog.
     async fn read_catalog(&self) -> Result<Versioned<Catalog>>;
+
+    /// As [`read_catalog`](Self::read_catalog), but may answer what this handle read or wrote last: for a
+    /// change by compare-and-swap.
+    async fn recall_catalog(&self) -> Result<Versioned<Catalog>> {
+        self.read_catalog().await
+    }
 
     /// Replaces the catalog of version `expected`.
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version>;

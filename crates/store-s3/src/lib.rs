@@ -1,5 +1,16 @@
 //! The object-store backend: stores in S3, GCS, Azure or behind a web server, in the same layout as
 //! a local folder.
 //!
-//! This crate is empty: the backend is the next piece of work. It has its place in the workspace so
-//! that the arrows between the crates are checked from the start.
+//! ```text
+//! RemoteStore ─► Objects (keys below a prefix, the only retry policy, errors without secrets) ─► object_store
+//! ```
+//!
+//! - `url`, `connect`: from a URL and the environment to a bucket
+//! - `objects`: what this crate asks of a bucket, with retries, checks and error kinds
+//! - `probe`: do its conditional writes hold under a race?
+//! - `store`: packs, locators, image maps, image records and catalog of one store
+
+mod objects;
+mod store;
+
+pub use store::{RemoteOptions, RemoteStore};

@@ -32,6 +32,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Result,
     format::codec::Encoded,
     store::{Placement, Synced, get_one},
+    types::MapId,
 };
 
 #[cfg(test)]
@@ -219,6 +220,10 @@ impl ChunkStore for Cached {
 
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
         self.inner.put_encoded(kind, entries).await
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.inner.expect(maps, chunks);
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

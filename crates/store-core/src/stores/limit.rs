@@ -3,6 +3,8 @@
 //! Stands right around a store that has a cost per call (a remote): a burst of reads waits here, in the
 //! order it came, rather than opening a connection each.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -11,6 +13,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, Result,
     format::codec::Encoded,
     store::{Placement, Synced},
+    types::MapId,
 };
 
 #[cfg(test)]
@@ -78,6 +81,10 @@ impl<S: ChunkStore> ChunkStore for Limited<S> {
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
         let _place = self.place().await;
         self.inner.put_encoded(kind, entries).await
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.inner.expect(maps, chunks);
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

@@ -3,7 +3,10 @@
 //! Stands wherever the question is: around a remote it counts requests to pay for, around a stack what
 //! the caches above let through. A counter is one relaxed atomic: no order between counters is promised.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +15,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::codec::Encoded,
     store::{Placement, Synced},
+    types::MapId,
 };
 
 #[cfg(test)]
@@ -210,6 +214,10 @@ impl<S: ChunkStore> ChunkStore for Metered<S> {
         counter.begin(entries.len());
         counter.bytes(entries.iter().map(|(_, entry)| entry.bytes.len()).sum());
         self.inner.put_encoded(kind, entries).await.inspect_err(|e| counter.error(e))
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.inner.expect(maps, chunks);
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

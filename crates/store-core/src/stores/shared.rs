@@ -47,6 +47,10 @@ impl<S: ChunkStore + ?Sized> ChunkStore for Arc<S> {
         (**self).put_encoded(kind, entries).await
     }
 
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        (**self).expect(maps, chunks);
+    }
+
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {
         (**self).locate(kind, ids).await
     }
@@ -63,6 +67,10 @@ impl<S: IndexStore + ?Sized> IndexStore for Arc<S> {
         (**self).read_image(name).await
     }
 
+    async fn recall_image(&self, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>> {
+        (**self).recall_image(name).await
+    }
+
     async fn write_image(&self, record: &ImageRecord, expected: Option<&Version>) -> Result<Version> {
         (**self).write_image(record, expected).await
     }
@@ -77,6 +85,10 @@ impl<S: IndexStore + ?Sized> IndexStore for Arc<S> {
 
     async fn read_catalog(&self) -> Result<Versioned<Catalog>> {
         (**self).read_catalog().await
+    }
+
+    async fn recall_catalog(&self) -> Result<Versioned<Catalog>> {
+        (**self).recall_catalog().await
     }
 
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {

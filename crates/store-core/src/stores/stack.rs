@@ -25,6 +25,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::codec::Encoded,
     store::{Placement, Synced},
+    types::MapId,
 };
 
 #[cfg(test)]
@@ -172,6 +173,10 @@ impl ChunkStore for Stack {
 
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
         self.write.put_encoded(kind, entries).await
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.tiers.iter().for_each(|tier| tier.store.expect(maps, chunks));
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

@@ -20,7 +20,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::codec::{Encoded, MAX_RAW_LEN},
     store::{Placement, Synced, get_one},
-    types::id_of,
+    types::{MapId, id_of},
 };
 
 #[cfg(test)]
@@ -187,6 +187,10 @@ impl<S: ChunkStore> ChunkStore for Verify<S> {
         self.inner.put_encoded(kind, entries).await?;
         self.healed(kind, &ids);
         Ok(())
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.inner.expect(maps, chunks);
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

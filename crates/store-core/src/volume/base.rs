@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     BLOCK_SIZE, BlockRange, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     index::{Index, Mapping, Target},
+    types::MapId,
 };
 
 /// The lowest layer of a disk. What it does not cover reads as zeros.
@@ -123,6 +124,8 @@ impl Base {
 pub struct IndexBase {
     index: Index,
     chunks: Arc<dyn ChunkStore>,
+    /// Maps of its image, newest first: where the store may find the chunks.
+    maps: Arc<[MapId]>,
 }
 
 /// A part of a read that lies in one chunk.
@@ -131,6 +134,8 @@ struct Part {
     at: usize,
     len: usize,
     chunk: ChunkId,
+    /// First block of the disk that the part is found by.
+    block: u64,
     /// Start in the chunk, in bytes.
     skip: usize,
 }
@@ -139,7 +144,13 @@ impl IndexBase {
     /// The disk of an index, read from the store the index is in.
     pub fn new(index: Index) -> Self {
         let chunks = Arc::clone(index.nodes().store());
-        Self { index, chunks }
+        Self { index, chunks, maps: Arc::default() }
+    }
+
+    /// The same disk, with the maps of an image that has it, newest first: hints for a store that is far away.
+    #[must_use]
+    pub fn with_maps(self, maps: &[MapId]) -> Self {
+        Self { maps: maps.into(), ..self }
     }
 
     /// The index.
@@ -180,12 +191,18 @@ impl IndexBase {
             match found.target {
                 None => buf[done..done + len].fill(0),
                 Some(target) => {
-                    parts.push(Part { at: done, len, chunk: target.chunk, skip: skip(&found, &target, at) });
+                    parts.push(Part {
+                        at: done,
+                        len,
+                        chunk: target.chunk,
+                        block: found.range.start,
+                        skip: skip(&found, &target, at),
+                    });
                 }
             }
             done += len;
         }
-        let mut missing: Vec<ChunkId> = Vec::new();
+        let (mut missing, mut places) = (Vec::new(), Vec::new());
         parts.retain(|part| match self.chunks.try_get(ChunkKind::Data, &part.chunk) {
             Some(chunk) if part.skip + part.len <= chunk.len() => {
                 buf[part.at..part.at + part.len].copy_from_slice(&chunk[part.skip..part.skip + part.len]);
@@ -194,6 +211,7 @@ impl IndexBase {
             _ => {
                 if !missing.contains(&part.chunk) {
                     missing.push(part.chunk);
+                    places.push((part.block, part.chunk));
                 }
                 true
             }
@@ -201,6 +219,7 @@ impl IndexBase {
         if missing.is_empty() {
             return Ok(());
         }
+        self.chunks.expect(&self.maps, &places);
         let found = self.chunks.get(ChunkKind::Data, &missing).await;
         for part in parts {
             let position = missing.iter().position(|id| *id == part.chunk).and_then(|at| found.get(at));

@@ -1,5 +1,7 @@
 //! The entries of a [`FaultStore`].
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -8,6 +10,7 @@ use crate::{
     ChunkId, ChunkKind, ChunkStore, Result,
     format::codec::Encoded,
     store::{Placement, Synced},
+    types::MapId,
 };
 
 impl FaultStore {
@@ -85,6 +88,10 @@ impl ChunkStore for FaultStore {
         self.chunks.put_encoded(kind, entries).await?;
         self.mend(kind, &ids);
         begun.finish().await
+    }
+
+    fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
+        self.chunks.expect(maps, chunks);
     }
 
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {

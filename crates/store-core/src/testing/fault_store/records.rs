@@ -25,6 +25,13 @@ impl IndexStore for FaultStore {
         Ok(found.filter(|_| !begun.is_missing()))
     }
 
+    async fn recall_image(&self, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>> {
+        let begun = self.begin(Call::ReadImage).await?;
+        let found = self.index.recall_image(name).await?;
+        begun.finish().await?;
+        Ok(found.filter(|_| !begun.is_missing()))
+    }
+
     async fn write_image(&self, record: &ImageRecord, expected: Option<&Version>) -> Result<Version> {
         let begun = self.begin(Call::WriteImage).await?;
         let version = self.index.write_image(record, expected).await?;
@@ -47,6 +54,12 @@ impl IndexStore for FaultStore {
     async fn read_catalog(&self) -> Result<Versioned<Catalog>> {
         let begun = self.begin(Call::ReadCatalog).await?;
         let catalog = self.index.read_catalog().await?;
+        begun.finish().await.map(|()| catalog)
+    }
+
+    async fn recall_catalog(&self) -> Result<Versioned<Catalog>> {
+        let begun = self.begin(Call::ReadCatalog).await?;
+        let catalog = self.index.recall_catalog().await?;
         begun.finish().await.map(|()| catalog)
     }
 

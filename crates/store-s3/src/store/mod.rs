@@ -1,0 +1,101 @@
+//! [`RemoteStore`]: a store in a bucket.
+
+use std::sync::Arc;
+
+use gabion_store_core::{
+    Error, ErrorKind, Result,
+    clock::{Clock, SystemClock},
+    format::{
+        catalog::Catalog,
+        codec::Compression,
+        descriptor::{DESCRIPTOR_KEY, Descriptor},
+        layout::CATALOG_KEY,
+    },
+    types::WriteId,
+};
+use object_store::{ObjectStore, path::Path};
+
+use crate::objects::Objects;
+
+mod records;
+
+/// Longest descriptor, in bytes.
+const MAX_DESCRIPTOR: u64 = 1 << 20;
+
+/// How a remote store is used. Nothing here is stored in it.
+#[derive(Clone, Debug)]
+pub struct RemoteOptions {
+    /// How entries are encoded that are put decoded.
+    pub compression: Compression,
+    /// Bytes after which a pack is uploaded and a new one begun; at most 512 MiB.
+    pub pack_target: u64,
+    /// Packs that are uploaded at once; with the one being filled they bound the memory.
+    pub uploads: usize,
+    /// Tells the times that stand in records, for people.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::Zstd(3),
+            pack_target: 16 << 20,
+            uploads: 3,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// A store in a bucket. A clone is the same handle.
+#[derive(Clone, Debug)]
+pub struct RemoteStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    objects: Objects,
+    descriptor: Descriptor,
+    options: RemoteOptions,
+}
+
+impl RemoteStore {
+    /// Makes a store below `prefix` of a bucket and opens it; `AlreadyExists` if there is one.
+    pub async fn init_in(
+        bucket: Arc<dyn ObjectStore>,
+        prefix: Path,
+        place: &str,
+        options: RemoteOptions,
+    ) -> Result<Self> {
+        let objects = Objects::new(bucket, prefix, place);
+        if objects.get(DESCRIPTOR_KEY, MAX_DESCRIPTOR).await?.is_some() {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("{place} is a store already")));
+        }
+        let descriptor = Descriptor::new(options.clock.now())?;
+        let catalog = Catalog::empty(WriteId::random()?).encode()?;
+        match objects.create(CATALOG_KEY, catalog.into()).await {
+            // Whoever was here before died before the descriptor, or is about to write it.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            other => drop(other?),
+        }
+        objects.create(DESCRIPTOR_KEY, descriptor.encode().into()).await?;
+        Ok(Self::with(objects, descriptor, options))
+    }
+
+    /// Opens the store below `prefix` of a bucket. `NotFound` if there is none.
+    pub async fn open_in(
+        bucket: Arc<dyn ObjectStore>,
+        prefix: Path,
+        place: &str,
+        options: RemoteOptions,
+    ) -> Result<Self> {
+        let objects = Objects::new(bucket, prefix, place);
+        let Some(found) = objects.get(DESCRIPTOR_KEY, MAX_DESCRIPTOR).await? else {
+            return Err(Error::not_found(format!("there is no store at {place}: make one with 'init'")));
+        };
+        let descriptor = Descriptor::decode(&found.bytes).map_err(|e| e.context(format!("store {place}")))?;
+        Ok(Self::with(objects, descriptor, options))
+    }
+
+    fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
+        Self(Arc::new(Inner { objects, descriptor, options }))
+    }
+}
