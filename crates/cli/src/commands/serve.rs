@@ -147,7 +147,8 @@ async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<Strin
         "serving checkpoint {} of image '{image}', {how}; later checkpoints don't show",
         checkpoint.short()
     ));
-    Ok(Export::device(image.name.to_string(), Arc::new(volume), format!("image, {how}")))
+    let name = image.store.as_ref().map_or(what, |store| &what[store.len() + 1..]);
+    Ok(Export::device(name, Arc::new(volume), format!("image, {how}")))
 }
 
 async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {
