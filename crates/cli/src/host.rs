@@ -14,7 +14,7 @@ use gabion_store_core::{
     overlay::MemoryOverlay,
     stores::MemoryCache,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Checkpointed, IndexBase, Volume},
+    volume::{Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
@@ -379,15 +379,20 @@ impl OpenVolume {
         job: &Job,
     ) -> Result<Checkpointed> {
         let options = self.options(image, labels);
-        self.volume.checkpoint(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await
+        self.volume.checkpoint(&self.home(), &options, job).await
     }
 
     /// Brings the rest of a lazy base into the home store.
     pub async fn complete_ingest(&self, job: &Job) -> Result<()> {
         let options = self.options(None, BTreeMap::new());
-        self.volume.complete_ingest(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await?;
+        self.volume.complete_ingest(&self.home(), &options, job).await?;
         drop_private_copy(&self.overlay);
         Ok(())
+    }
+
+    fn home(&self) -> Home {
+        let Opened { store, nodes, .. } = self.home.clone();
+        Home { store, nodes, clock: Arc::clone(&self.clock) }
     }
 
     fn options(&self, image: Option<&ImageName>, labels: BTreeMap<String, String>) -> CheckpointOptions {
