@@ -24,7 +24,7 @@ use crate::{
 
 mod records;
 #[cfg(test)]
-mod tests;
+mod opening_tests;
 
 /// Longest descriptor, in bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
