@@ -16,6 +16,7 @@ pub mod format;
 pub mod index;
 pub mod ops;
 pub mod overlay;
+pub mod replicate;
 pub mod store;
 pub mod stores;
 #[cfg(any(test, feature = "testing"))]

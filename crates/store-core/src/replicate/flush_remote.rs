@@ -1,6 +1,9 @@
 //! [`FlushRemote`]: a disk whose FLUSH reaches the volume's home store.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,12 +23,15 @@ use crate::{
 pub struct FlushRemote {
     inner: Arc<dyn BlockDevice>,
     replicator: Arc<Replicator>,
+    local: Arc<AtomicBool>,
 }
 
 impl FlushRemote {
-    /// Puts remote flushes in front of `inner`, which is the replicator's volume or stands in front of it.
-    pub fn new(inner: Arc<dyn BlockDevice>, replicator: Arc<Replicator>) -> Self {
-        Self { inner, replicator }
+    /// Puts remote flushes in front of `inner`, which is the replicator's volume or stands in front of it. Once
+    /// `local` is set a flush stops at this host: for the last one of a server, when no client is left that would
+    /// take it for more.
+    pub fn new(inner: Arc<dyn BlockDevice>, replicator: Arc<Replicator>, local: Arc<AtomicBool>) -> Self {
+        Self { inner, replicator, local }
     }
 }
 
@@ -62,6 +68,9 @@ impl BlockDevice for FlushRemote {
 
     async fn flush(&self) -> Result<()> {
         self.inner.flush().await?;
+        if self.local.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.replicator.round().await
     }
 

@@ -135,6 +135,11 @@ impl Replicator {
         outcome.await.clone()
     }
 
+    /// How others of this process are to append to the image, so that it keeps one owner.
+    pub fn append(&self) -> Append {
+        self.state.lock().epoch.map_or(Append::Any, Append::Owner)
+    }
+
     async fn replicate(&self, begun: Timestamp) -> Result<()> {
         if let Some(displaced) = self.state.lock().displaced.clone() {
             return Err(displaced);
