@@ -313,7 +313,15 @@ impl Host {
         }
         let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
         let (clock, ingest) = (Arc::clone(&self.clock), self.ingest(&home));
-        Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest, replication: OnceLock::new() })
+        Ok(OpenVolume {
+            name: name.clone(),
+            volume,
+            home,
+            overlay,
+            clock,
+            ingest,
+            replication: OnceLock::new(),
+        })
     }
 
     /// Opens a checkpoint as a disk that is only read.

@@ -8,7 +8,7 @@ use std::{
 use futures::future::join_all;
 use gabion_store_core::{
     BlockDevice, Error, Result,
-    replicate::{FlushRemote, ReplicationStatus, Replicator},
+    replicate::{FlushRemote, ReplicationStatus},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -64,7 +64,9 @@ impl Replications {
         let mut volumes = Vec::new();
         if let Some(ReplicateOptions { every, flush }) = options {
             if every < MIN_EVERY {
-                return Err(Error::invalid(format!("replication can't happen every {every:?}: at least 10 ms")));
+                return Err(Error::invalid(format!(
+                    "replication can't happen every {every:?}: at least 10 ms"
+                )));
             }
             for (export, device) in exports.iter().zip(&mut devices) {
                 let Some(volume) = &export.volume else { continue };
@@ -177,7 +179,8 @@ mod tests {
         for (text, ms) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
             assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(ms), "{text}");
         }
-        for bad in ["", "s", "30", "-1s", "1.5s", "30 s", "1d", "99999999999999999999s", "9999999999999999h"] {
+        for bad in ["", "s", "30", "-1s", "1.5s", "30 s", "1d", "99999999999999999999s", "9999999999999999h"]
+        {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -105,13 +105,14 @@ pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef
             value["volume"]["replication"] = json!(replication);
         }
     }
-    let image = async {
+    let found: Result<_> = async {
         let opened = host.store_of(wanted.store.as_deref()).await?;
         let entry = resolve(&opened.store, name).await?;
         let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
         Ok((entry, checkpoint))
-    };
-    match image.await {
+    }
+    .await;
+    match found {
         Ok((entry, checkpoint)) => {
             let labels = checkpoint.labels.iter().map(|(key, value)| format!("  {key}={value}\n"));
             text.push_str(&format!(

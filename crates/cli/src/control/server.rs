@@ -14,7 +14,9 @@ use gabion_store_core::{Error, ErrorKind, ImageName, Result, ops::Job};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::protocol::{CHECKPOINT, CheckpointReply, CheckpointRequest, EXPORTS, ErrorReply, ExportReply, MAX_BODY};
+use super::protocol::{
+    CHECKPOINT, CheckpointReply, CheckpointRequest, EXPORTS, ErrorReply, ExportReply, MAX_BODY,
+};
 use crate::server::{Export, find_volume};
 
 /// A listening control socket; dropping it stops it.

@@ -166,7 +166,8 @@ impl Replicator {
             Ok(made) => {
                 let mut state = self.state.lock();
                 state.epoch.get_or_insert(1);
-                state.replicated = Some(Replicated { checkpoint: made.checkpoint, size: made.size, at: begun });
+                state.replicated =
+                    Some(Replicated { checkpoint: made.checkpoint, size: made.size, at: begun });
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -245,7 +246,10 @@ impl Replicator {
         match outcome {
             Ok(()) => {
                 if state.failures > 0 {
-                    tracing::info!("image '{image}': replication has caught up after {} failures", state.failures);
+                    tracing::info!(
+                        "image '{image}': replication has caught up after {} failures",
+                        state.failures
+                    );
                 }
                 (state.failures, state.last_error) = (0, None);
             }
@@ -254,7 +258,9 @@ impl Replicator {
                 match (&state.displaced, state.failures) {
                     (Some(_), 0) => tracing::error!("{report}"),
                     (None, 0) => {
-                        tracing::warn!("image '{image}' can't be replicated to, and is tried again: {report}");
+                        tracing::warn!(
+                            "image '{image}' can't be replicated to, and is tried again: {report}"
+                        );
                     }
                     (_, failures) => tracing::debug!("image '{image}', failure {failures}: {report}"),
                 }
