@@ -154,9 +154,9 @@ pub(crate) struct Serve {
     /// Publish the volumes to the images of their names, in their home stores, while they are served
     #[arg(long)]
     pub(crate) replicate: bool,
-    /// How often to publish what was written, as 30s or 5m
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s", requires = "replicate")]
-    pub(crate) every: Duration,
+    /// How often to publish what was written, as 30s (the default) or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) every: Option<Duration>,
     /// How far a FLUSH reaches before it is answered: remote also publishes, and replicates
     #[arg(long, value_enum, default_value_t)]
     pub(crate) flush: Flush,

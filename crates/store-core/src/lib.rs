@@ -3,7 +3,7 @@
 //! The layers, each knowing only those to its right:
 //!
 //! ```text
-//! ops (import, export, checkpoint, diff, check) ► volume ► index ► stores ► format ► types
+//! replicate ► ops (import, export, checkpoint, diff, check) ► volume ► index ► stores ► format ► types
 //! ```
 //!
 //! Invariant: this crate names no other crate of the workspace, opens no file and no socket.

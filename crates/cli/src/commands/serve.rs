@@ -27,13 +27,14 @@ pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<(
     }
     let mut server = Server::builder();
     if args.replicate || args.flush == Flush::Remote {
-        server = server.replicate(ReplicateOptions {
-            every: args.every,
-            flush: match args.flush {
-                Flush::Local => FlushTo::Local,
-                Flush::Remote => FlushTo::Remote,
-            },
-        });
+        let flush = match args.flush {
+            Flush::Local => FlushTo::Local,
+            Flush::Remote => FlushTo::Remote,
+        };
+        let every = args.every.unwrap_or(ReplicateOptions::default().every);
+        server = server.replicate(ReplicateOptions { every, flush });
+    } else if args.every.is_some() {
+        return Err(Error::invalid("--every goes with --replicate or --flush remote"));
     }
     let (mut first, mut notes) = (None, Vec::new());
     for what in &args.what {
