@@ -59,20 +59,21 @@ impl Objects {
         Ok(found.map(|found| self.as_compared(found)))
     }
 
+    /// A whole object with what `decode` makes of it; fetched again a few times while that is `Corrupt`, since it may
+    /// have been damaged on the way only.
+    pub(crate) async fn get_decoded<T>(
+        &self,
+        key: &str,
+        max: u64,
+        decode: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<Option<(T, Fetched)>> {
+        let found = self.requests.get_decoded(key, max, decode).await?;
+        Ok(found.map(|(value, found)| (value, self.as_compared(found))))
+    }
+
     /// Part of an object, exactly; `NotFound` if there is no such object, `Corrupt` if it is shorter.
     pub(crate) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         self.requests.get_range(key, range).await
-    }
-
-    /// Part of an object, fetched again a few times while `check` finds it `Corrupt`: it may have been damaged
-    /// on the way only. The last answer of `check` is the result.
-    pub(crate) async fn get_range_checked<T>(
-        &self,
-        key: &str,
-        range: Range<u64>,
-        check: impl FnMut(&Bytes) -> Result<T>,
-    ) -> Result<T> {
-        self.requests.get_range_checked(key, range, check).await
     }
 
     /// Writes an immutable object under a key that nobody else uses.

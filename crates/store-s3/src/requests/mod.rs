@@ -27,8 +27,8 @@ pub(crate) use conditional::Created;
 pub(crate) use explain::Action;
 pub(crate) use failure::{Again, Cause, Failure};
 
-/// How often a range is fetched whose bytes fail the caller's check.
-const CHECKED_FETCHES: usize = 3;
+/// How often an object is fetched whose bytes are not what they must be.
+const DECODED_FETCHES: usize = 3;
 
 /// One store's objects.
 #[derive(Clone)]
@@ -87,6 +87,28 @@ impl Requests {
     /// A whole object of at most `max` bytes; `None` if there is none.
     pub(crate) async fn get(&self, key: &str, max: u64) -> Result<Option<Fetched>> {
         self.fetch(key, max).await.map_err(|failure| self.explain(Action::Read, key, &failure))
+    }
+
+    /// As [`get`](Self::get), with what `decode` makes of the bytes. They are fetched again if it finds them
+    /// `Corrupt`, as they may have been changed on the way; its last answer counts.
+    pub(crate) async fn get_decoded<T>(
+        &self,
+        key: &str,
+        max: u64,
+        decode: impl Fn(&[u8]) -> Result<T>,
+    ) -> Result<Option<(T, Fetched)>> {
+        let mut fetches = 1;
+        loop {
+            let Some(found) = self.get(key, max).await? else { return Ok(None) };
+            match decode(&found.bytes) {
+                Ok(value) => return Ok(Some((value, found))),
+                Err(e) if e.kind() == ErrorKind::Corrupt && fetches < DECODED_FETCHES => {
+                    tracing::warn!(%key, error = %e.report(), "fetching damaged bytes again");
+                    fetches += 1;
+                }
+                Err(e) => return Err(e),
+            }
+        }
     }
 
     async fn fetch(&self, key: &str, max: u64) -> Result<Option<Fetched>, Failure> {
@@ -159,26 +181,6 @@ impl Requests {
             return Ok(bytes);
         }
         Err(Failure::new(Cause::WrongBody, format!("{} bytes came instead of {expected}", bytes.len())))
-    }
-
-    /// As [`get_range`](Self::get_range), and fetched again if `check` finds the bytes `Corrupt`: they may have
-    /// been changed on the way. The last answer of `check` is the result.
-    pub(crate) async fn get_range_checked<T>(
-        &self,
-        key: &str,
-        range: Range<u64>,
-        mut check: impl FnMut(&Bytes) -> Result<T>,
-    ) -> Result<T> {
-        let mut fetches = 1;
-        loop {
-            match check(&self.get_range(key, range.clone()).await?) {
-                Err(e) if e.kind() == ErrorKind::Corrupt && fetches < CHECKED_FETCHES => {
-                    tracing::warn!(%key, error = %e.report(), "fetching damaged bytes again");
-                    fetches += 1;
-                }
-                done => return done,
-            }
-        }
     }
 
     /// Writes an immutable object under a key that nobody else uses, as often as it takes to be there.

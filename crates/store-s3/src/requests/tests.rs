@@ -148,19 +148,21 @@ async fn a_short_body_is_fetched_again_and_then_reported() {
 #[tokio::test(start_paused = true)]
 async fn a_damaged_body_is_fetched_again_and_then_reported() {
     let (bucket, requests) = with_object(b"0123456789").await;
-    let check = |bytes: &Bytes| match bytes.first() {
+    let decode = |bytes: &[u8]| match bytes.first() {
         Some(b'0') => Ok(bytes.len()),
         _ => Err(Error::corrupt("it begins with 0")),
     };
     bucket.gets([Act::Flip, Act::Flip]);
-    assert_eq!(requests.get_range_checked("key", 0..4, check).await.unwrap(), 4);
+    let (value, found) = requests.get_decoded("key", 100, decode).await.unwrap().unwrap();
+    assert_eq!((value, &*found.bytes), (10, &b"0123456789"[..]));
+    assert!(requests.get_decoded("none", 100, decode).await.unwrap().is_none());
     bucket.always(Act::Flip);
     bucket.requests();
-    assert_eq!(requests.get_range_checked("key", 0..4, check).await.unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(bucket.requests().len(), CHECKED_FETCHES);
+    assert_eq!(requests.get_decoded("key", 100, decode).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(bucket.requests().len(), DECODED_FETCHES);
     // What is wrong in another way is not fetched again.
-    let refuse = |_: &Bytes| -> Result<()> { Err(Error::invalid("no")) };
-    assert_eq!(requests.get_range_checked("key", 0..4, refuse).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let refuse = |_: &[u8]| -> Result<()> { Err(Error::invalid("no")) };
+    assert_eq!(requests.get_decoded("key", 100, refuse).await.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(bucket.requests().len(), 1);
 }
 

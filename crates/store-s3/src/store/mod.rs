@@ -1,9 +1,15 @@
 //! [`RemoteStore`]: a store in a bucket.
+//!
+//! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
+//! - `locators`: which entries are live, and where
+//! - `read`: entries out of packs
+//! - `chunks`: the above as a `ChunkStore`
+//! - `records`: image records and catalog, by conditional put
 
 use std::sync::Arc;
 
 use gabion_store_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Store,
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
@@ -14,6 +20,7 @@ use gabion_store_core::{
     types::WriteId,
 };
 use object_store::{ObjectStore, path::Path};
+use parking_lot::Mutex;
 
 use crate::{
     connect::{Bucket, Environment, connect},
@@ -23,12 +30,21 @@ use crate::{
     url::ObjectUrl,
 };
 
+mod chunks;
+mod locators;
 #[cfg(test)]
 mod opening_tests;
+mod pack;
+mod read;
 mod recalled;
 mod records;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+use locators::Locators;
 use recalled::Recalled;
+use writer::Writer;
 
 /// Longest descriptor, in bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
@@ -74,6 +90,10 @@ struct Inner {
     descriptor: Descriptor,
     recalled: Recalled,
     options: RemoteOptions,
+    writer: Arc<Writer>,
+    locators: Locators,
+    /// Oldest condemn generation under which an entry was said to be here.
+    answered: Mutex<Option<u64>>,
 }
 
 impl RemoteStore {
@@ -151,17 +171,31 @@ impl RemoteStore {
 
     async fn load(objects: Objects, options: RemoteOptions) -> Result<Self> {
         let place = objects.place();
-        let Some(found) = objects.get(DESCRIPTOR_KEY, MAX_DESCRIPTOR).await? else {
+        let found = objects.get_decoded(DESCRIPTOR_KEY, MAX_DESCRIPTOR, Descriptor::decode).await;
+        let Some((descriptor, _)) = found.map_err(|e| e.context(format!("store {place}")))? else {
             return Err(Error::not_found(format!(
                 "there is no store at {place}: make one with 'gabion init {place}'"
             )));
         };
-        let descriptor = Descriptor::decode(&found.bytes).map_err(|e| e.context(format!("store {place}")))?;
         Ok(Self::with(objects, descriptor, options))
     }
 
     fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
-        Self(Arc::new(Inner { objects, descriptor, recalled: Recalled::default(), options }))
+        Self(Arc::new(Inner {
+            writer: Arc::new(Writer::new(objects.clone(), options.pack_target, options.uploads)),
+            locators: Locators::new(objects.clone()),
+            answered: Mutex::default(),
+            recalled: Recalled::default(),
+            objects,
+            descriptor,
+            options,
+        }))
+    }
+
+    /// Both halves of the store, for the layers above.
+    pub fn into_store(self) -> Store {
+        let this = Arc::new(self);
+        Store { chunks: this.clone(), index: this }
     }
 }
 

@@ -96,13 +96,14 @@ impl IndexStore for RemoteStore {
 
     async fn read_catalog(&self) -> Result<Versioned<Catalog>> {
         let place = self.0.objects.place();
-        let Some(found) = self.0.objects.get(CATALOG_KEY, MAX_RECORD).await? else {
+        let found = self.0.objects.get_decoded(CATALOG_KEY, MAX_RECORD, Catalog::decode).await;
+        let found = found.map_err(|e| e.context(format!("the catalog of {place} can't be read")))?;
+        let Some((value, found)) = found else {
             return Err(Error::corrupt(format!(
                 "{place} has no catalog, without which no entry is found: restore it from a copy of the store"
             )));
         };
-        let value = Catalog::decode(&found.bytes)
-            .map_err(|e| e.context(format!("the catalog of {place} can't be read")))?;
+        self.0.writer.seen(&value);
         let found = Versioned { value, version: version_of(found, Catalog::check_write) };
         self.0.recalled.set_catalog(Some(found.clone()));
         Ok(found)
@@ -121,6 +122,9 @@ impl IndexStore for RemoteStore {
             .as_ref()
             .ok()
             .map(|version| Versioned { value: catalog.clone(), version: version.clone() });
+        if known.is_some() {
+            self.0.writer.seen(catalog);
+        }
         self.0.recalled.set_catalog(known);
         written
     }
@@ -140,9 +144,11 @@ impl IndexStore for RemoteStore {
 impl RemoteStore {
     /// The object in an image's place.
     async fn image_object(&self, key: &str) -> Result<Option<Versioned<ImageObject>>> {
-        let Some(found) = self.0.objects.get(key, MAX_RECORD).await? else { return Ok(None) };
-        let value =
-            ImageObject::decode_at(key, &found.bytes).map_err(|e| e.context(self.0.objects.place()))?;
+        let decode =
+            |bytes: &[u8]| ImageObject::decode_at(key, bytes).map_err(|e| e.context(self.0.objects.place()));
+        let Some((value, found)) = self.0.objects.get_decoded(key, MAX_RECORD, decode).await? else {
+            return Ok(None);
+        };
         Ok(Some(Versioned { value, version: version_of(found, ImageObject::check_write) }))
     }
 

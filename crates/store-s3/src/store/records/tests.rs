@@ -191,7 +191,8 @@ async fn a_fresh_handle_asks_once_whether_it_may_write_and_never_to_read() {
     assert_eq!(bucket.requests(), ["GET p/gabion.json", &format!("GET p/{key}"), "GET p/catalog"]);
     let (one, two) = (record("vm1", 1), record("vm2", 1));
     let (a, b) = tokio::join!(store.write_image(&one, None), store.write_image(&two, None));
-    (a.unwrap(), b.unwrap());
+    a.unwrap();
+    b.unwrap();
     store.write_catalog(&Catalog::empty(WriteId::from_bytes([6; 16])), &catalog.version).await.unwrap();
     let requests = bucket.requests();
     assert_eq!(
