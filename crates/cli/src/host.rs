@@ -112,14 +112,14 @@ impl Host {
 
     /// The store that a name of the configuration or a URL means.
     pub fn store_url(&self, text: &str) -> Result<StoreUrl> {
-        self.settings.stores.get(text).map_or(text, String::as_str).parse()
+        self.settings.stores.get(text).map_or_else(|| text.parse(), |url| Ok(url.clone()))
     }
 
     /// Place of a store of the configuration by its name, or of the store in force.
     pub fn url_of(&self, name: Option<&str>) -> Result<StoreUrl> {
         match (name, &self.settings.store.value) {
             (Some(name), _) => {
-                self.settings.stores.get(name).ok_or_else(|| self.no_such_store(name))?.parse()
+                self.settings.stores.get(name).cloned().ok_or_else(|| self.no_such_store(name))
             }
             (None, Some(text)) => self.store_url(text),
             (None, None) => Ok(self.local_url()),

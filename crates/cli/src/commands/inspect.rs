@@ -243,5 +243,7 @@ pub(super) fn config(host: &Host, output: &Output) -> Result<()> {
     for (name, path) in &paths {
         text.push_str(&format!("{name:<14} {}\n", path.display()));
     }
-    output.result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text)
+    let stores = host.settings().stores.iter().map(|(name, url)| (name.clone(), json!(url.to_string())));
+    let stores: serde_json::Map<_, _> = stores.collect();
+    output.result(&json!({ "settings": settings, "places": places, "stores": stores }), &text)
 }
