@@ -26,8 +26,8 @@ pub use gabion_store_s3 as s3;
 
 pub use address::InStore;
 pub use duration::{format_duration, parse_duration};
-pub use host::{Host, OpenVolume};
-pub use open::{Opened, StoreKind, StoreUrl, open};
+pub use host::{Host, OpenVolume, Pinning};
+pub use open::{Opened, StackOptions, StoreKind, StoreUrl, init, open, open_with};
 pub use places::Places;
 pub use prices::{Cost, Prices, format_dollars};
 #[cfg(feature = "nbd")]

@@ -234,7 +234,7 @@ pub fn parse_compression(text: &str) -> Result<Compression> {
 }
 
 /// The lesser of 1 GiB and a quarter of the machine's memory.
-fn default_memory_cache() -> u64 {
+pub(crate) fn default_memory_cache() -> u64 {
     let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gabion::{
-    Export, Host, InStore, Server, ServerHandle,
+    Export, Host, InStore, Pinning, Server, ServerHandle,
     core::{
         Error, ErrorKind, ImageName, Result,
         ops::{ImageRef, resolve},
@@ -123,7 +123,7 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
     if let Some(size) = args.size
         && !host.volumes().contains(name)?
     {
-        host.create_volume(name, None, Some(size)).await?;
+        host.create_volume(name, None, Some(size), Pinning::Pinned).await?;
     }
     let volume = host.open_volume(name, None).await?;
     if let Some(size) = args.size.filter(|size| *size != volume.volume.size()) {
