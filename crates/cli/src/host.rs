@@ -211,7 +211,9 @@ impl Host {
         let entry = resolve(&home.store, from).await?;
         if pinning == Pinning::Pinned {
             // From before the volume exists its base is a root; and then the base is looked for again.
-            pin(&home.store, &*self.clock, id, entry.checkpoint).await.map_err(|e| unpinnable(e, from, &home.url))?;
+            pin(&home.store, &*self.clock, id, entry.checkpoint)
+                .await
+                .map_err(|e| unpinnable(e, from, &home.url))?;
         }
         let made = async {
             let (checkpoint, _) = open_checkpoint(&home.nodes, entry.checkpoint).await?;

@@ -167,9 +167,7 @@ pub async fn open_with(url: &StoreUrl, options: &StackOptions) -> Result<Opened>
 fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
     let direct = match &kind {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
-        StoreKind::Remote(store) => {
-            Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) }
-        }
+        StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
     let below = Arc::clone(&direct.chunks);
     let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));

@@ -117,7 +117,13 @@ fn one_store<T: std::fmt::Display>(
 }
 
 /// Opens both stores and copies, or plans to.
-pub(super) async fn run(host: &Host, output: &Output, verb: Direction, route: &Route, how: Transfer) -> Result<()> {
+pub(super) async fn run(
+    host: &Host,
+    output: &Output,
+    verb: Direction,
+    route: &Route,
+    how: Transfer,
+) -> Result<()> {
     let Route { image, name, .. } = route;
     let from = host.open_or_default(&route.from).await?;
     let to = match host.open_or_default(&route.to).await {
@@ -176,12 +182,8 @@ fn show_plan(host: &Host, output: &Output, plan: &Plan, ends: &Ends<'_>) -> Resu
     let remote = |opened: &Opened, count: u64| if opened.is_remote() { count } else { 0 };
     let puts = remote(&ends.to, plan.puts(RemoteOptions::default().pack_target));
     let gets = remote(&ends.from, plan.gets());
-    let cost = host.settings().prices.cost(
-        puts,
-        gets,
-        remote(&ends.to, plan.bytes),
-        remote(&ends.from, plan.bytes),
-    );
+    let cost =
+        host.settings().prices.cost(puts, gets, remote(&ends.to, plan.bytes), remote(&ends.from, plan.bytes));
     let Route { from, image, to, name, .. } = ends.route;
     let value = json!({
         "dry_run": true, "image": name.as_str(), "checkpoint": plan.checkpoint.to_string(), "size": plan.size,

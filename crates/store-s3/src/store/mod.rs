@@ -25,6 +25,9 @@ use crate::{
 mod records;
 #[cfg(test)]
 mod tests;
+mod usage;
+
+pub use usage::RemoteUsage;
 
 /// Longest descriptor, in bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
