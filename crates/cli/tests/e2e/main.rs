@@ -9,4 +9,5 @@ mod crash;
 mod errors;
 mod guest;
 mod hosts;
+mod remote;
 mod support;

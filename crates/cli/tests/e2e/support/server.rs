@@ -66,6 +66,13 @@ impl Home {
         command
     }
 
+    /// `gabion` in this home, without a time limit: its process is the child, for tests that signal it.
+    pub(crate) fn plain<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(binary());
+        self.isolate(&mut command).args(arguments);
+        command
+    }
+
     /// Runs `gabion`, which must succeed.
     pub(crate) fn run<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Vec<u8> {
         tools::run(&mut self.gabion(arguments))
