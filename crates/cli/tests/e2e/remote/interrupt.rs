@@ -55,7 +55,7 @@ fn a_killed_push_leaves_no_name_and_a_rerun_finishes() {
     for (operation, key, nth) in steps {
         net.cloud.add_fault(Rule::new(Fault::Stall).on(operation).at(key).when(When::Nth(nth)));
         let push = start(&home, ["push", "vm1"]);
-        net.cloud.wait_for_stalled(1);
+        net.wait_for_stalled();
         kill(push);
         net.cloud.clear_faults();
         assert_eq!(names(&home, &net.url("prod")), ["old"], "killed at {operation:?} {nth} of {key}");
@@ -78,7 +78,7 @@ fn a_killed_pull_leaves_no_name_and_a_rerun_finishes() {
     for nth in [1, 2, 4, 8] {
         net.cloud.add_fault(Rule::new(Fault::Stall).on(Operation::Get).at("packs/").when(When::From(nth)));
         let pull = start(&b, ["pull", "vm1"]);
-        net.cloud.wait_for_stalled(1);
+        net.wait_for_stalled();
         kill(pull);
         net.cloud.clear_faults();
         assert_eq!(names(&b, &local(&b)), [""; 0], "killed at the {nth}. read of a pack");
