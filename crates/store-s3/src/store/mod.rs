@@ -24,7 +24,7 @@ use crate::{
 
 mod records;
 #[cfg(test)]
-mod tests;
+mod opening_tests;
 mod usage;
 
 pub use usage::RemoteUsage;
