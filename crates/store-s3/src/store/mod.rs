@@ -31,11 +31,11 @@ use crate::{
 
 mod chunks;
 mod locators;
+#[cfg(test)]
+mod opening_tests;
 mod pack;
 mod read;
 mod records;
-#[cfg(test)]
-mod opening_tests;
 #[cfg(test)]
 mod tests;
 mod usage;
