@@ -50,6 +50,16 @@ impl FromStr for StoreUrl {
     }
 }
 
+impl StoreUrl {
+    /// The place alone, without the options of a URL: for people.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Folder(path) => path.display().to_string(),
+            Self::Remote(url) => url.place(),
+        }
+    }
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,12 +1,13 @@
 //! Images from store to store: `push`, `pull`, `copy`.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use gabion::{
-    Host, InStore, Opened, StoreUrl,
+    Host, InStore, StoreUrl,
     core::{
-        Error, ErrorKind, ImageName, Result,
+        Error, ErrorKind, ImageName, Result, Store,
         ops::{self, ImageRef, Plan, Side, TransferOptions},
+        stores::MemoryStore,
     },
     format_bytes, format_dollars,
     s3::RemoteOptions,
@@ -87,16 +88,16 @@ impl Route {
         Self { from, image: image.name, to: target, name: to.name, init }.checked(Direction::Copy)
     }
 
-    fn checked(self, verb: Direction) -> Result<Self> {
+    fn checked(self, direction: Direction) -> Result<Self> {
         if self.from != self.to {
             return Ok(self);
         }
-        let advice = match verb {
+        let advice = match direction {
             Direction::Push => "name the store to push to with --store, or the one to push from with --from",
             Direction::Pull => "name the store to pull from with --store, or the one to pull to with --to",
             Direction::Copy => "'gabion tag' gives a checkpoint another name within a store",
         };
-        Err(Error::invalid(format!("{} from {} to itself: {advice}", verb.name(), self.from)))
+        Err(Error::invalid(format!("{} from {} to itself: {advice}", direction.name(), self.from.place())))
     }
 }
 
@@ -126,35 +127,26 @@ pub(super) async fn run(
 ) -> Result<()> {
     let Route { image, name, .. } = route;
     let from = host.open_or_default(&route.from).await?;
-    let to = match host.open_or_default(&route.to).await {
-        Err(e) if is_no_store(&e) && route.init && !how.dry_run => {
-            host.init_store(&route.to).await?;
-            host.open_store(&route.to).await?
-        }
-        Err(e) if is_no_store(&e) && verb != Direction::Pull => {
-            return Err(e.context(format!("'--init' makes the store that {} goes to", verb.name())));
-        }
-        other => other?,
-    };
-    let (from_place, to_place) = (route.from.to_string(), route.to.to_string());
+    let to = target(host, direction, route, how.dry_run).await?;
+    let (from_place, to_place) = (route.from.place(), route.to.place());
     let from_side = Side { store: &from.direct, place: &from_place };
-    let to_side = Side { store: &to.direct, place: &to_place };
+    let to_side = Side { store: &to, place: &to_place };
     let options = TransferOptions { history: how.history, force: how.force, ..TransferOptions::default() };
     if how.dry_run {
         let (job, bar) = output.job("planning");
         let plan = ops::plan(from_side, to_side, image, name, options, &job).await;
         bar.finish_and_clear();
-        return show_plan(host, output, &plan?, &Ends { from, to, route });
+        return show_plan(host, output, &plan?, route);
     }
-    let (job, bar) = output.job(verb.doing());
+    let (job, bar) = output.job(direction.doing());
     let began = Instant::now();
     let done = ops::transfer(from_side, to_side, image, name, &**host.clock(), options, &job).await;
     bar.finish_and_clear();
-    let done = done.map_err(|e| e.context(format!("{} '{image}' to {}", verb.doing(), route.to)))?;
+    let done = done.map_err(|e| e.context(format!("{} '{image}' to {to_place}", direction.doing())))?;
     let seconds = began.elapsed().as_secs_f64();
     let value = json!({
         "image": name.as_str(), "checkpoint": done.checkpoint.to_string(), "size": done.size,
-        "from": from_place, "to": to_place, "published": done.published, "chunks": done.chunks,
+        "from": route.from.to_string(), "to": route.to.to_string(), "published": done.published, "chunks": done.chunks,
         "nodes": done.nodes, "skipped_chunks": done.skipped, "bytes": done.bytes, "seconds": seconds,
     });
     let text = if done.published == 0 {
@@ -171,20 +163,30 @@ pub(super) async fn run(
     output.result(&value, &text)
 }
 
-/// Both open stores.
-struct Ends<'a> {
-    from: Opened,
-    to: Opened,
-    route: &'a Route,
+/// The store that a route leads to; an empty one in memory for a plan if there is none yet.
+async fn target(host: &Host, direction: Direction, route: &Route, dry_run: bool) -> Result<Store> {
+    let error = match host.open_or_default(&route.to).await {
+        Ok(opened) => return Ok(opened.direct),
+        Err(error) if error.kind() == ErrorKind::NotFound => error,
+        Err(error) => return Err(error),
+    };
+    match (route.init, dry_run) {
+        (true, true) => Ok(Arc::new(MemoryStore::new(&**host.clock())?).store()),
+        (true, false) => {
+            host.init_store(&route.to).await?;
+            Ok(host.open_store(&route.to).await?.direct)
+        }
+        _ if direction == Direction::Pull => Err(error),
+        _ => Err(Error::not_found(format!("{} (or {} with --init)", error.report(), direction.name()))),
+    }
 }
 
-fn show_plan(host: &Host, output: &Output, plan: &Plan, ends: &Ends<'_>) -> Result<()> {
-    let remote = |opened: &Opened, count: u64| if opened.is_remote() { count } else { 0 };
-    let puts = remote(&ends.to, plan.puts(RemoteOptions::default().pack_target));
-    let gets = remote(&ends.from, plan.gets());
-    let cost =
-        host.settings().prices.cost(puts, gets, remote(&ends.to, plan.bytes), remote(&ends.from, plan.bytes));
-    let Route { from, image, to, name, .. } = ends.route;
+fn show_plan(host: &Host, output: &Output, plan: &Plan, route: &Route) -> Result<()> {
+    let Route { from, image, to, name, .. } = route;
+    let remote = |url: &StoreUrl, count: u64| if matches!(url, StoreUrl::Remote(_)) { count } else { 0 };
+    let puts = remote(to, plan.puts(RemoteOptions::default().pack_target));
+    let gets = remote(from, plan.gets());
+    let cost = host.settings().prices.cost(puts, gets, remote(to, plan.bytes), remote(from, plan.bytes));
     let value = json!({
         "dry_run": true, "image": name.as_str(), "checkpoint": plan.checkpoint.to_string(), "size": plan.size,
         "from": from.to_string(), "to": to.to_string(), "checkpoints": plan.publishes, "chunks": plan.chunks,
@@ -193,10 +195,12 @@ fn show_plan(host: &Host, output: &Output, plan: &Plan, ends: &Ends<'_>) -> Resu
         "cost_usd": { "requests": cost.requests, "out": cost.out, "month": cost.month },
     });
     if plan.publishes == 0 {
-        return output.result(&value, &format!("nothing to do: {name} is in {to} already"));
+        return output.result(&value, &format!("nothing to do: {name} is in {} already", to.place()));
     }
     let mut text = format!(
-        "{image} from {from} to {to}, as {name}@{}\n  {:<10} {} in {} chunks ({} of disk) and {} index nodes\n",
+        "{image} from {} to {}, as {name}@{}\n  {:<10} {} in {} chunks ({} of disk) and {} index nodes\n",
+        from.place(),
+        to.place(),
         plan.checkpoint.short(),
         "travels",
         format_bytes(plan.bytes),
@@ -215,11 +219,6 @@ fn show_plan(host: &Host, output: &Output, plan: &Plan, ends: &Ends<'_>) -> Resu
         ));
     }
     output.result(&value, &text)
-}
-
-/// Whether an error says that there is nothing where a store is looked for.
-fn is_no_store(error: &Error) -> bool {
-    error.kind() == ErrorKind::NotFound
 }
 
 /// The verb, for messages.
