@@ -14,6 +14,8 @@ mod open;
 mod places;
 mod prices;
 #[cfg(feature = "nbd")]
+mod replicate;
+#[cfg(feature = "nbd")]
 mod server;
 mod settings;
 mod size;
@@ -30,6 +32,8 @@ pub use host::{Host, OpenVolume, Pinning};
 pub use open::{Opened, StackOptions, StoreKind, StoreUrl, init, open, open_with};
 pub use places::Places;
 pub use prices::{Cost, Prices, format_dollars};
+#[cfg(feature = "nbd")]
+pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply};
 #[cfg(feature = "nbd")]
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};

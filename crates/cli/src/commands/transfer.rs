@@ -121,7 +121,7 @@ fn one_store<T: std::fmt::Display>(
 pub(super) async fn run(
     host: &Host,
     output: &Output,
-    verb: Direction,
+    direction: Direction,
     route: &Route,
     how: Transfer,
 ) -> Result<()> {

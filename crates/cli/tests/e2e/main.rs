@@ -10,4 +10,5 @@ mod errors;
 mod guest;
 mod hosts;
 mod remote;
+mod replicate;
 mod support;
