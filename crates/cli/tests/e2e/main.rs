@@ -8,7 +8,5 @@ mod clients;
 mod crash;
 mod errors;
 mod guest;
-mod hosts;
-mod remote;
 mod replicate;
 mod support;
