@@ -2,9 +2,9 @@
 //!
 //! 1. Flush, with writes going on, so that little is left to do under the barrier.
 //! 2. Add an empty layer, durably; then put it on top. From here on the layers below never change.
-//! 3. Store what they hold, write the changed nodes, publish.
-//! 4. Pin the new base, record it, drop the frozen layers: in this order, so that whatever the volume's
-//!    record names is there.
+//! 3. Store what they hold, write the changed nodes, publish; the publish pins the new base.
+//! 4. Record the new base, drop the frozen layers: in this order, so that whatever the volume's record names is
+//!    there. The old base stays pinned until the next checkpoint.
 //!
 //! If step 3 or 4 fails, the frozen layers stay where they are, the volume goes on, and the next checkpoint
 //! takes them all together.
@@ -19,9 +19,9 @@ use super::{
 use crate::{
     CheckpointId, Error, ImageName, Result, Store,
     clock::Clock,
-    format::checkpoint::Checkpoint,
+    format::{checkpoint::Checkpoint, image_record::HistoryEntry},
     index::{Index, NodeCache},
-    ops::{IngestOptions, IngestStats, Job, Publish, ingest, pin, publish, store_checkpoint, unpin},
+    ops::{IngestOptions, IngestStats, Job, NewBase, Publish, ingest, publish, store_checkpoint},
     types::VolumeId,
 };
 
@@ -133,17 +133,15 @@ impl Shared {
         let ingested = ingest(old, FrozenSource::new(Arc::new(frozen), rewrite), options.ingest, job).await?;
         checkpoint.root = ingested.index.root();
         let id = store_checkpoint(home, &checkpoint).await?;
+        let entry = HistoryEntry { checkpoint: id, size: checkpoint.size, created: checkpoint.created };
         let what = Publish {
-            image: &options.image,
-            checkpoint: id,
-            size: checkpoint.size,
-            created: checkpoint.created,
             nodes: &ingested.written.nodes,
             chunks: &ingested.written.chunks,
-            create: false,
+            pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
+            ..Publish::append(&options.image, entry)
         };
         publish(home, clock, what).await?;
-        self.stand_on(alone, home, clock, options.owner, (id, ingested.index), count).await?;
+        self.stand_on(alone, (id, ingested.index), count).await?;
         Ok(Checkpointed {
             checkpoint: id,
             size: checkpoint.size,
@@ -152,17 +150,13 @@ impl Shared {
         })
     }
 
-    /// Makes a stored checkpoint the volume's base in place of the `count` oldest layers.
+    /// Makes a stored checkpoint, which is pinned, the volume's base in place of the `count` oldest layers.
     pub(super) async fn stand_on(
         self: &Arc<Self>,
         alone: &Alone,
-        home: &Store,
-        clock: &dyn Clock,
-        owner: VolumeId,
         (checkpoint, index): (CheckpointId, Index),
         count: usize,
     ) -> Result<()> {
-        pin(home, clock, owner, checkpoint).await?;
         let (overlay, shared) = (Arc::clone(self.overlay()?), Arc::clone(self));
         let rebase = async move {
             overlay.rebase(checkpoint, count).await?;
@@ -173,11 +167,6 @@ impl Shared {
             });
             Ok(())
         };
-        unbroken(alone, rebase).await?;
-        // The old pin protects nothing any more; if it stays, so does only what it holds.
-        if let Err(error) = unpin(home, owner, Some(checkpoint)).await {
-            tracing::warn!("{}: the pin on the old base stays: {}", self.label, error.report());
-        }
-        Ok(())
+        unbroken(alone, rebase).await
     }
 }

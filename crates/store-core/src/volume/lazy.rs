@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     format::checkpoint::Checkpoint,
     index::{Index, NodeCache},
-    ops::{Job, ingest, store_checkpoint},
+    ops::{Job, ingest, pin, store_checkpoint},
 };
 
 impl Shared {
@@ -32,7 +32,9 @@ impl Shared {
         source.check()?;
         let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), clock.now())?;
         let id = store_checkpoint(home, &checkpoint).await?;
-        self.stand_on(alone, home, clock, options.owner, (id, ingested.index), 0).await
+        // It has no name, so nothing but its pin makes it a root.
+        pin(home, clock, options.owner, id).await?;
+        self.stand_on(alone, (id, ingested.index), 0).await
     }
 }
 
