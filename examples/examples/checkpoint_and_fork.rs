@@ -14,7 +14,7 @@ use gabion_store_core::{
     store::Store,
     stores::{Cached, MemoryCache, MemoryStore},
     types::VolumeId,
-    volume::{Base, CheckpointOptions, IndexBase, Volume},
+    volume::{Base, CheckpointOptions, Home, IndexBase, Volume},
 };
 
 #[tokio::main]
@@ -36,7 +36,8 @@ async fn main() -> Result<()> {
         labels: BTreeMap::from([("why".into(), "before the upgrade".into())]),
         ingest: IngestOptions::default(),
     };
-    let made = disk.checkpoint(&store, &nodes, &SystemClock, &options, &Job::default()).await?;
+    let home = Home { store, nodes: Arc::clone(&nodes), clock: Arc::new(SystemClock) };
+    let made = disk.checkpoint(&home, &options, &Job::default()).await?;
     println!("checkpoint {}: writes were held for {:?}", made.checkpoint.short(), made.held);
 
     // The disk goes on; the fork is the disk as it was.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use gabion::{
+    InStore,
     core::{ImageName, chunking::Chunking, format::codec::Compression, ops::ImageRef},
     parse_compression, parse_size,
 };
@@ -40,7 +41,7 @@ pub(crate) enum Verb {
         /// Raw or qcow2 file, block device, or - for a raw disk on standard input
         file: PathBuf,
         /// Image; the file's name without its ending if absent
-        name: Option<ImageName>,
+        name: Option<InStore<ImageName>>,
         /// How to cut: content, or fixed:SIZE with SIZE from 4K to 128K
         #[arg(long)]
         chunker: Option<Chunking>,
@@ -57,7 +58,7 @@ pub(crate) enum Verb {
         volume: ImageName,
         /// Image to start from, as vm1, vm1~2 or vm1@3f2a
         #[arg(long, required_unless_present = "size")]
-        from: Option<ImageRef>,
+        from: Option<InStore<ImageRef>>,
         /// Size, as 20G; larger than the image grows the disk
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
@@ -68,8 +69,8 @@ pub(crate) enum Verb {
     Checkpoint {
         /// The volume
         volume: ImageName,
-        /// Image to append to; that of the volume's name if absent
-        image: Option<ImageName>,
+        /// Image of the volume's home store to append to; that of the volume's name if absent
+        image: Option<InStore<ImageName>>,
         /// Say something of the checkpoint (may be repeated)
         #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
         label: Vec<(String, String)>,
@@ -78,25 +79,25 @@ pub(crate) enum Verb {
     Ls,
     /// Show an image or a volume
     Show {
-        /// Image, as vm1 or vm1~2, or volume
-        name: ImageRef,
+        /// Image, as vm1, vm1~2 or prod:vm1, or volume
+        name: InStore<ImageRef>,
     },
     /// Show an image's history, newest first
     Log {
         /// The image
-        image: ImageName,
+        image: InStore<ImageName>,
     },
     /// Show where two checkpoints differ
     Diff {
         /// One, as vm1~1
-        a: ImageRef,
+        a: InStore<ImageRef>,
         /// The other
-        b: ImageRef,
+        b: InStore<ImageRef>,
     },
     /// Write an image's disk to a file, with holes where it is zero
     Export {
         /// The image, as vm1, vm1~2 or vm1@3f2a
-        image: ImageRef,
+        image: InStore<ImageRef>,
         /// File or block device, or - for standard output
         file: PathBuf,
         /// Replace the file if it exists
@@ -106,14 +107,14 @@ pub(crate) enum Verb {
     /// Make a new image of a checkpoint
     Tag {
         /// Which checkpoint, as vm1@3f2a
-        from: ImageRef,
-        /// The new image
-        to: ImageName,
+        from: InStore<ImageRef>,
+        /// The new image, in the same store
+        to: InStore<ImageName>,
     },
     /// Remove an image or a volume
     Rm {
         /// Its name
-        name: ImageName,
+        name: InStore<ImageName>,
         /// The image of that name
         #[arg(long, conflicts_with = "volume")]
         image: bool,

@@ -9,11 +9,12 @@ use std::{
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, ImageName, Result,
     clock::{Clock, SystemClock},
+    format::codec::Compression,
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
     stores::MemoryCache,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Checkpointed, IndexBase, Volume},
+    volume::{Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
@@ -26,10 +27,12 @@ use gabion_store_local::{
 };
 use parking_lot::Mutex;
 
-use crate::{Opened, Places, Settings, StoreUrl, open::open_with};
+use crate::{InStore, Opened, Origin, Places, Setting, Settings, StoreUrl, open::open_with};
 
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
+/// How content is encoded that is written straight to a remote store.
+const REMOTE_COMPRESSION: Compression = Compression::Zstd(3);
 /// Format of a lazy base in a volume's record: raw is the only one.
 const RAW: u8 = 0;
 
@@ -96,9 +99,15 @@ impl Host {
         &self.volumes
     }
 
-    /// How content becomes chunks, by the settings.
-    pub fn ingest(&self) -> IngestOptions {
-        IngestOptions { chunking: self.settings.chunker.value, compression: self.settings.compression.value }
+    /// How content becomes chunks in a store, by the settings. What goes over a network is packed tighter,
+    /// unless the settings say how.
+    pub fn ingest(&self, store: &Opened) -> IngestOptions {
+        let Setting { value, origin } = &self.settings.compression;
+        let compression = match origin {
+            Origin::Default if store.is_remote() => REMOTE_COMPRESSION,
+            _ => *value,
+        };
+        IngestOptions { chunking: self.settings.chunker.value, compression }
     }
 
     /// The store that a name of the configuration or a URL means.
@@ -106,22 +115,47 @@ impl Host {
         self.settings.stores.get(text).map_or(text, String::as_str).parse()
     }
 
+    /// Place of a store of the configuration by its name, or of the store in force.
+    pub fn url_of(&self, name: Option<&str>) -> Result<StoreUrl> {
+        match (name, &self.settings.store.value) {
+            (Some(name), _) => {
+                self.settings.stores.get(name).ok_or_else(|| self.no_such_store(name))?.parse()
+            }
+            (None, Some(text)) => self.store_url(text),
+            (None, None) => Ok(self.local_url()),
+        }
+    }
+
+    /// Place of the default local store.
+    pub fn local_url(&self) -> StoreUrl {
+        StoreUrl::Folder(self.places.store())
+    }
+
+    fn no_such_store(&self, name: &str) -> Error {
+        let known: Vec<_> = self.settings.stores.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Error::invalid(format!(
+            "there is no store '{name}' under [stores] in {} (there: {known})",
+            self.places.config.display()
+        ))
+    }
+
     /// Opens the store in force. The default local store is made if it is not there.
     pub async fn store(&self) -> Result<Opened> {
-        match &self.settings.store.value {
-            Some(text) => self.open_store(&self.store_url(text)?).await,
-            None => {
-                let url = StoreUrl::Folder(self.places.store());
-                if self.stores.lock().contains_key(&url) {
-                    return self.open_store(&url).await;
-                }
-                match self.init_store(&url).await {
-                    Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-                    _ => {}
-                }
-                self.open_store(&url).await
+        self.store_of(None).await
+    }
+
+    /// Opens a store of the configuration by its name, or the store in force.
+    pub async fn store_of(&self, name: Option<&str>) -> Result<Opened> {
+        let url = self.url_of(name)?;
+        let open = self.stores.lock().contains_key(&url);
+        if url == self.local_url() && !open {
+            match self.init_store(&url).await {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
             }
         }
+        self.open_store(&url).await
     }
 
     /// Opens a store, or takes it from those that are open.
@@ -147,15 +181,16 @@ impl Host {
         .await
     }
 
-    /// Makes a volume of `size` zero bytes, or of a checkpoint of the store in force, in which case `size`
-    /// may make it larger.
+    /// Makes a volume of `size` zero bytes, or of a checkpoint, in which case `size` may make it larger. Its
+    /// home is the checkpoint's store, or the store in force.
     pub async fn create_volume(
         &self,
         name: &ImageName,
-        from: Option<&ImageRef>,
+        from: Option<&InStore<ImageRef>>,
         size: Option<u64>,
     ) -> Result<()> {
-        let home = self.store().await?;
+        let home = self.store_of(from.and_then(|image| image.store.as_deref())).await?;
+        let from = from.map(|image| &image.name);
         let id = VolumeId::random()?;
         let mut info = VolumeInfo {
             id,
@@ -274,18 +309,18 @@ impl Host {
             drop_private_copy(&overlay);
         }
         let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
-        let (clock, ingest) = (Arc::clone(&self.clock), self.ingest());
+        let (clock, ingest) = (Arc::clone(&self.clock), self.ingest(&home));
         Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest })
     }
 
-    /// Opens a checkpoint of the store in force as a disk that is only read.
-    pub async fn open_image(&self, image: &ImageRef) -> Result<(Volume, CheckpointId)> {
+    /// Opens a checkpoint as a disk that is only read.
+    pub async fn open_image(&self, image: &InStore<ImageRef>) -> Result<(Volume, CheckpointId)> {
         let (base, size, id) = self.base_of(image).await?;
         Ok((Volume::read_only(format!("image '{image}'"), base, size), id))
     }
 
-    /// Opens a checkpoint of the store in force as a disk whose writes are kept in memory and end with it.
-    pub async fn open_image_ephemeral(&self, image: &ImageRef) -> Result<(Volume, CheckpointId)> {
+    /// Opens a checkpoint as a disk whose writes are kept in memory and end with it.
+    pub async fn open_image_ephemeral(&self, image: &InStore<ImageRef>) -> Result<(Volume, CheckpointId)> {
         let (base, size, id) = self.base_of(image).await?;
         let overlay = Arc::new(MemoryOverlay::new(size));
         Ok((
@@ -294,9 +329,9 @@ impl Host {
         ))
     }
 
-    async fn base_of(&self, image: &ImageRef) -> Result<(Base, u64, CheckpointId)> {
-        let home = self.store().await?;
-        let entry = resolve(&home.store, image).await?;
+    async fn base_of(&self, image: &InStore<ImageRef>) -> Result<(Base, u64, CheckpointId)> {
+        let home = self.store_of(image.store.as_deref()).await?;
+        let entry = resolve(&home.store, &image.name).await?;
         let (checkpoint, index) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
         Ok((Base::Index(IndexBase::new(index)), checkpoint.size, entry.checkpoint))
     }
@@ -344,15 +379,20 @@ impl OpenVolume {
         job: &Job,
     ) -> Result<Checkpointed> {
         let options = self.options(image, labels);
-        self.volume.checkpoint(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await
+        self.volume.checkpoint(&self.home(), &options, job).await
     }
 
     /// Brings the rest of a lazy base into the home store.
     pub async fn complete_ingest(&self, job: &Job) -> Result<()> {
         let options = self.options(None, BTreeMap::new());
-        self.volume.complete_ingest(&self.home.store, &self.home.nodes, &*self.clock, &options, job).await?;
+        self.volume.complete_ingest(&self.home(), &options, job).await?;
         drop_private_copy(&self.overlay);
         Ok(())
+    }
+
+    fn home(&self) -> Home {
+        let Opened { store, nodes, .. } = self.home.clone();
+        Home { store, nodes, clock: Arc::clone(&self.clock) }
     }
 
     fn options(&self, image: Option<&ImageName>, labels: BTreeMap<String, String>) -> CheckpointOptions {

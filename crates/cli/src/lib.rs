@@ -4,6 +4,7 @@
 //! stores and volumes there, and a [`Server`] serves them. The `gabion` command is a thin layer on top.
 //! Library users who choose their own backend take `gabion-store-core` and what they need beside it.
 
+mod address;
 pub mod control;
 pub mod disk;
 mod host;
@@ -17,8 +18,9 @@ pub use gabion_nbd as nbd;
 pub use gabion_store_core as core;
 pub use gabion_store_local as local;
 
+pub use address::InStore;
 pub use host::{Host, OpenVolume};
-pub use open::{Opened, StoreUrl, open};
+pub use open::{Opened, StoreKind, StoreUrl, open};
 pub use places::Places;
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};

@@ -61,8 +61,24 @@ pub struct Opened {
     pub store: Store,
     /// Its index nodes.
     pub nodes: Arc<NodeCache>,
-    /// The local store itself, for what only it can tell.
-    pub local: Arc<LocalStore>,
+    /// The store itself, past every cache: for checks and transfers, and what is read once.
+    pub direct: Store,
+    /// What is known of the kind of store it is.
+    pub kind: StoreKind,
+}
+
+/// The store behind an [`Opened`], for what only its kind can tell.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// A folder of this host.
+    Local(Arc<LocalStore>),
+}
+
+impl Opened {
+    /// Whether reading it takes requests over a network.
+    pub fn is_remote(&self) -> bool {
+        !matches!(self.kind, StoreKind::Local(_))
+    }
 }
 
 /// Part of a memory budget that goes to index nodes.
@@ -83,13 +99,14 @@ pub(crate) async fn open_with(url: &StoreUrl, cache: &Arc<MemoryCache>, memory: 
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "opening the store died", e))??;
     let local = Arc::new(local);
-    let chunks: Arc<dyn ChunkStore> =
-        Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&local) as Arc<dyn ChunkStore>));
+    let direct = Store { chunks: Arc::clone(&local) as _, index: Arc::clone(&local) as _ };
+    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&direct.chunks)));
     let node_budget = usize::try_from(memory / NODE_SHARE).unwrap_or(usize::MAX);
     Ok(Opened {
         url: url.clone(),
         nodes: Arc::new(NodeCache::new(Arc::clone(&chunks), node_budget)),
-        store: Store { chunks, index: Arc::clone(&local) as _ },
-        local,
+        store: Store { chunks, index: Arc::clone(&direct.index) },
+        direct,
+        kind: StoreKind::Local(local),
     })
 }

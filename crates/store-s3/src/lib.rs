@@ -10,7 +10,12 @@
 //! - `probe`: do its conditional writes hold under a race?
 //! - `store`: packs, locators, image maps, image records and catalog of one store
 
+mod connect;
 mod objects;
 mod store;
+mod timeouts;
+mod url;
 
 pub use store::{RemoteOptions, RemoteStore};
+pub use timeouts::Timeouts;
+pub use url::{ObjectUrl, Scheme, UrlOptions};

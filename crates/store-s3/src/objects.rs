@@ -10,7 +10,7 @@ use object_store::{
 };
 
 /// The objects of one store.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Objects {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
@@ -25,6 +25,13 @@ pub(crate) struct Fetched {
     pub(crate) version: Version,
 }
 
+/// The client holds credentials, so it is not shown.
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Objects").field(&self.place).finish()
+    }
+}
+
 impl Objects {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, place: &str) -> Self {
         Self { store, prefix, place: place.into() }
@@ -36,7 +43,7 @@ impl Objects {
     }
 
     fn path(&self, key: &str) -> Path {
-        key.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        key.split('/').fold(self.prefix.clone(), Path::join)
     }
 
     /// A whole object of at most `max` bytes; `None` if there is none.

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use gabion::{
-    Host,
+    Host, InStore,
     core::{
-        BLOCK_SIZE, ImageName, Result,
+        BLOCK_SIZE, Error, ImageName, Result,
         ops::{self, Depth, ImageRef, open_checkpoint, resolve},
     },
     format_bytes,
@@ -20,18 +20,35 @@ pub(super) async fn init(host: &Host, output: &Output, url: &str) -> Result<()> 
     output.result(&json!({ "store": url.to_string() }), &format!("made an empty store at {url}"))
 }
 
-pub(super) async fn tag(host: &Host, output: &Output, from: &ImageRef, to: &ImageName) -> Result<()> {
-    let opened = host.store().await?;
-    let entry = ops::tag(&opened.store, &**host.clock(), from, to).await?;
-    let value = json!({ "image": to.as_str(), "checkpoint": entry.checkpoint.to_string() });
+pub(super) async fn tag(
+    host: &Host,
+    output: &Output,
+    from: &InStore<ImageRef>,
+    to: &InStore<ImageName>,
+) -> Result<()> {
+    if let Some(store) = &to.store
+        && host.url_of(Some(store))? != host.url_of(from.store.as_deref())?
+    {
+        return Err(Error::invalid(format!(
+            "'{to}' is not in the store of '{from}': a name is given within a store, 'gabion copy' goes across"
+        )));
+    }
+    let opened = host.store_of(from.store.as_deref()).await?;
+    let entry = ops::tag(&opened.store, &**host.clock(), &from.name, &to.name).await?;
+    let value = json!({ "image": to.name.as_str(), "checkpoint": entry.checkpoint.to_string() });
     output.result(&value, &format!("{to} is {from} ({})", entry.checkpoint.short()))
 }
 
-pub(super) async fn diff(host: &Host, output: &Output, a: &ImageRef, b: &ImageRef) -> Result<()> {
-    let opened = host.store().await?;
+pub(super) async fn diff(
+    host: &Host,
+    output: &Output,
+    a: &InStore<ImageRef>,
+    b: &InStore<ImageRef>,
+) -> Result<()> {
     let mut sides = Vec::new();
     for image in [a, b] {
-        let entry = resolve(&opened.store, image).await?;
+        let opened = host.store_of(image.store.as_deref()).await?;
+        let entry = resolve(&opened.store, &image.name).await?;
         sides.push(open_checkpoint(&opened.nodes, entry.checkpoint).await?);
     }
     let found = ops::diff(&sides[0].1, &sides[1].1).await?;
@@ -55,8 +72,7 @@ pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result
     let depth = if content { Depth::Content } else { Depth::Structure };
     let (job, bar) = output.job("checking");
     // Not through the caches: what is asked is what the store holds.
-    let store = gabion::core::Store { chunks: opened.local.clone() as _, index: opened.store.index.clone() };
-    let report = ops::check(&store, depth, &job).await;
+    let report = ops::check(&opened.direct, depth, &job).await;
     bar.finish_and_clear();
     let report = report?;
     let damage: Vec<_> = report

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use gabion::{
-    Host,
+    Host, InStore,
     core::{
-        ChunkStore, Error, ErrorKind, ImageName, Result,
+        Error, ErrorKind, ImageName, Result,
         index::NodeCache,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
         stores::Verify,
@@ -27,18 +27,18 @@ pub(super) async fn import(
     host: &Host,
     output: &Output,
     file: &Path,
-    name: Option<ImageName>,
+    name: Option<InStore<ImageName>>,
     labels: BTreeMap<String, String>,
 ) -> Result<()> {
     let name = match name {
         Some(name) => name,
-        None => name_of(file)?,
+        None => name_of(file)?.into(),
     };
-    let opened = host.store().await?;
+    let opened = host.store_of(name.store.as_deref()).await?;
     let path = file.to_owned();
     let source = blocking(move || disk::open(&path)).await?;
     let (job, bar) = output.job("importing");
-    let options = ImportOptions { ingest: host.ingest(), labels, create: false };
+    let options = ImportOptions { ingest: host.ingest(&opened), labels, create: false };
     // What feeds standard input may stall for ever, and a read of it can't be called off.
     let stalled = async {
         job.cancel.cancelled().await;
@@ -48,14 +48,14 @@ pub(super) async fn import(
         tokio::time::sleep(STALLED).await;
     };
     let done = tokio::select! {
-        done = ops::import(&opened.store, &**host.clock(), &name, source, options, &job) => done,
+        done = ops::import(&opened.store, &**host.clock(), &name.name, source, options, &job) => done,
         () = stalled => Err(Error::new(ErrorKind::Cancelled, "cancelled")),
     };
     bar.finish_and_clear();
     let done = done.map_err(|e| e.context(format!("importing {}", file.display())))?;
     let stats = done.stats;
     let value = json!({
-        "image": name.as_str(), "checkpoint": done.checkpoint.to_string(), "size": done.size, "used": stats.used,
+        "image": name.name.as_str(), "checkpoint": done.checkpoint.to_string(), "size": done.size, "used": stats.used,
         "stored": stats.stored, "new": stats.new, "shared": stats.used - stats.new, "chunks": stats.chunks,
         "new_chunks": stats.new_chunks,
     });
@@ -82,14 +82,14 @@ pub(super) fn name_of(file: &Path) -> Result<ImageName> {
 pub(super) async fn export(
     host: &Host,
     output: &Output,
-    image: &ImageRef,
+    image: &InStore<ImageRef>,
     file: &Path,
     force: bool,
 ) -> Result<()> {
-    let opened = host.store().await?;
-    let entry = resolve(&opened.store, image).await?;
+    let opened = host.store_of(image.store.as_deref()).await?;
+    let entry = resolve(&opened.store, &image.name).await?;
     // Each chunk is read once: verified, but past the cache.
-    let chunks = Arc::new(Verify::new(Arc::clone(&opened.local) as Arc<dyn ChunkStore>));
+    let chunks = Arc::new(Verify::new(Arc::clone(&opened.direct.chunks)));
     let nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
     let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
     let (job, bar) = output.job("exporting");
@@ -125,7 +125,7 @@ async fn run<S: DiskSink>(
     size: u64,
     sink: S,
     job: &Job,
-    image: &ImageRef,
+    image: &InStore<ImageRef>,
 ) -> Result<(S, Exported)> {
     ops::export(index, size, sink, job).await.map_err(|e| e.context(format!("exporting image '{image}'")))
 }

@@ -1,7 +1,7 @@
 //! Verbs that only look: `ls`, `show`, `log`, `du`, `config`.
 
 use gabion::{
-    Host, Opened,
+    Host, InStore, Opened, StoreKind,
     core::{
         BLOCK_SIZE, Error, ErrorKind, ImageName, Result,
         format::image_record::ImageRecord,
@@ -74,10 +74,11 @@ pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
     Err(last)
 }
 
-pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Result<()> {
-    let opened = host.store().await?;
+pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef>) -> Result<()> {
+    let opened = host.store_of(wanted.store.as_deref()).await?;
+    let name = &wanted.name;
     let (mut value, mut text) = (json!({}), String::new());
-    if name.revision == Revision::Back(0) && host.volumes().contains(&name.name)? {
+    if wanted.store.is_none() && name.revision == Revision::Back(0) && host.volumes().contains(&name.name)? {
         let info = host.volumes().look_up(&name.name)?.info;
         value["volume"] = json!({
             "name": info.name.as_str(), "id": info.id.to_string(), "size": info.size,
@@ -103,7 +104,7 @@ pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Resul
             let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
             let labels = checkpoint.labels.iter().map(|(key, value)| format!("  {key}={value}\n"));
             text.push_str(&format!(
-                "image {name}\n  checkpoint {}\n  size       {} ({} bytes)\n  root       {}\n  parent     {}\n  created    {}\n{}",
+                "image {wanted}\n  checkpoint {}\n  size       {} ({} bytes)\n  root       {}\n  parent     {}\n  created    {}\n{}",
                 entry.checkpoint,
                 format_bytes(checkpoint.size),
                 checkpoint.size,
@@ -125,9 +126,9 @@ pub(super) async fn show(host: &Host, output: &Output, name: &ImageRef) -> Resul
     output.result(&value, &text)
 }
 
-pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Result<()> {
-    let opened = host.store().await?;
-    let record = record(&opened, image).await?;
+pub(super) async fn log(host: &Host, output: &Output, image: &InStore<ImageName>) -> Result<()> {
+    let opened = host.store_of(image.store.as_deref()).await?;
+    let record = record(&opened, &image.name).await?;
     let (mut entries, mut text) = (Vec::new(), String::new());
     let mut newer = None;
     for (back, entry) in record.history.iter().enumerate() {
@@ -148,7 +149,7 @@ pub(super) async fn log(host: &Host, output: &Output, image: &ImageName) -> Resu
     if let Some((line, _)) = newer {
         push_line(&mut entries, &mut text, &line, None);
     }
-    output.result(&json!({ "image": image.as_str(), "history": entries }), &text)
+    output.result(&json!({ "image": image.name.as_str(), "history": entries }), &text)
 }
 
 struct Line {
@@ -187,7 +188,7 @@ async fn record(opened: &Opened, image: &ImageName) -> Result<ImageRecord> {
 
 pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
-    let local = opened.local.clone();
+    let StoreKind::Local(local) = opened.kind.clone();
     let usage = blocking(move || local.usage()).await?;
     let classes = [
         ("packs", usage.packs),

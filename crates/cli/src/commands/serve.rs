@@ -6,7 +6,7 @@ use std::{
 };
 
 use gabion::{
-    Export, Host, Server, ServerHandle,
+    Export, Host, InStore, Server, ServerHandle,
     core::{
         Error, ErrorKind, ImageName, Result,
         ops::{ImageRef, resolve},
@@ -69,11 +69,11 @@ fn announce(output: &Output, handle: &ServerHandle, socket: &Path) -> Result<()>
 /// `notes` gets what people should know once it is served.
 async fn open(host: &Host, args: &Serve, what: &str, notes: &mut Vec<String>) -> Result<Export> {
     let looks_like_file = args.file || what.contains(['/', '.']);
-    let image = if args.file { None } else { what.parse::<ImageRef>().ok() };
+    let image = if args.file { None } else { what.parse::<InStore<ImageRef>>().ok() };
     let name = image
         .as_ref()
-        .filter(|image| image.to_string() == image.name.as_str())
-        .map(|image| image.name.clone());
+        .filter(|image| image.to_string() == image.name.name.as_str())
+        .map(|image| image.name.name.clone());
     let volume = match &name {
         Some(name) => host.volumes().contains(name)?,
         None => false,
@@ -108,8 +108,8 @@ async fn open(host: &Host, args: &Serve, what: &str, notes: &mut Vec<String>) ->
     }
 }
 
-async fn is_image(host: &Host, image: &ImageRef) -> Result<bool> {
-    match resolve(&host.store().await?.store, image).await {
+async fn is_image(host: &Host, image: &InStore<ImageRef>) -> Result<bool> {
+    match resolve(&host.store_of(image.store.as_deref()).await?.store, &image.name).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
@@ -133,7 +133,7 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
 }
 
 async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<String>) -> Result<Export> {
-    let image: ImageRef = what.parse()?;
+    let image: InStore<ImageRef> = what.parse()?;
     let found =
         if args.ephemeral { host.open_image_ephemeral(&image).await } else { host.open_image(&image).await };
     let (volume, checkpoint) = found.map_err(|e| match e.kind() {
@@ -147,7 +147,8 @@ async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<Strin
         "serving checkpoint {} of image '{image}', {how}; later checkpoints don't show",
         checkpoint.short()
     ));
-    Ok(Export::device(what, Arc::new(volume), format!("image, {how}")))
+    let name = image.store.as_ref().map_or(what, |store| &what[store.len() + 1..]);
+    Ok(Export::device(name, Arc::new(volume), format!("image, {how}")))
 }
 
 async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gabion::{
-    Host,
+    Host, InStore,
     control::{self, CheckpointReply, CheckpointRequest},
     core::{
         Error, ErrorKind, ImageName, Result,
@@ -19,7 +19,7 @@ pub(super) async fn create(
     host: &Host,
     output: &Output,
     name: &ImageName,
-    from: Option<&ImageRef>,
+    from: Option<&InStore<ImageRef>>,
     size: Option<u64>,
 ) -> Result<()> {
     host.create_volume(name, from, size).await?;
@@ -35,9 +35,13 @@ pub(super) async fn checkpoint(
     host: &Host,
     output: &Output,
     name: &ImageName,
-    image: Option<ImageName>,
+    image: Option<InStore<ImageName>>,
     labels: BTreeMap<String, String>,
 ) -> Result<()> {
+    let image = match image {
+        None => None,
+        Some(image) => Some(in_home(host, name, image)?),
+    };
     let made = match host.open_volume(name, None).await {
         Ok(volume) => {
             let (job, bar) = output.job("storing");
@@ -67,23 +71,37 @@ pub(super) async fn checkpoint(
     output.result(&json!(made), &text)
 }
 
+/// The name of an image to checkpoint to, if it is in the volume's home store.
+fn in_home(host: &Host, volume: &ImageName, image: InStore<ImageName>) -> Result<ImageName> {
+    if let Some(store) = &image.store {
+        let home = host.volumes().look_up(volume)?.info.home;
+        if host.url_of(Some(store))? != home.parse()? {
+            return Err(Error::invalid(format!(
+                "checkpoints of volume '{volume}' go to its home {home}: make one there and copy it to '{image}'"
+            )));
+        }
+    }
+    Ok(image.name)
+}
+
 pub(super) async fn remove(
     host: &Host,
     output: &Output,
-    name: &ImageName,
+    wanted: &InStore<ImageName>,
     image: bool,
     volume: bool,
 ) -> Result<()> {
-    let has_volume = !image && host.volumes().contains(name)?;
+    let name = &wanted.name;
+    let has_volume = !image && wanted.store.is_none() && host.volumes().contains(name)?;
     if volume {
         // A volume goes whatever state the store in force is in.
         if !has_volume {
-            return Err(Error::not_found(format!("there is no volume '{name}'")));
+            return Err(Error::not_found(format!("there is no volume '{wanted}'")));
         }
         host.remove_volume(name).await?;
         return removed(output, "volume", name);
     }
-    let opened = host.store().await?;
+    let opened = host.store_of(wanted.store.as_deref()).await?;
     let has_image = opened.store.index.read_image(name).await?.is_some();
     let what = match (has_volume, has_image) {
         (true, true) => {

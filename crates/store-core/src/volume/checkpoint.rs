@@ -28,7 +28,18 @@ use crate::{
 /// Most layers of a volume. A checkpoint that finds as many first stores the frozen ones as they are.
 const MAX_LAYERS: usize = 8;
 
-/// What a checkpoint needs beside the volume.
+/// The store that holds a volume's base and gets its checkpoints, with what every step towards it needs.
+#[derive(Clone, Debug)]
+pub struct Home {
+    /// The store.
+    pub store: Store,
+    /// Its index nodes.
+    pub nodes: Arc<NodeCache>,
+    /// Tells the times that stand in checkpoints and records.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What to make of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct CheckpointOptions {
     /// The volume, as its home store's pins name it.
@@ -58,45 +69,34 @@ impl Volume {
     /// Appends the volume's state to an image of its home store. The checkpoint is one point in time that
     /// holds every write answered before this call; on success it is durable with its name.
     ///
-    /// `nodes` reads the home store's index nodes.
-    ///
     /// **Cancel safety**: the volume goes on as it was; frozen layers are taken up by the next checkpoint.
     pub async fn checkpoint(
         &self,
-        home: &Store,
-        nodes: &Arc<NodeCache>,
-        clock: &dyn Clock,
+        home: &Home,
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<Checkpointed> {
         let shared = &self.shared;
         let overlay = Arc::clone(shared.overlay()?);
         let alone = shared.alone().await;
-        shared.complete_base(&alone, home, nodes, clock, options, job).await?;
+        shared.complete_base(&alone, home, options, job).await?;
         if shared.view().layers.len() >= MAX_LAYERS {
-            shared.store_frozen(&alone, home, nodes, clock, options, job).await?;
+            shared.store_frozen(&alone, home, options, job).await?;
         }
         overlay.flush().await?;
         let freezing = Arc::clone(shared);
         let freeze = async move { overlay.push_layer().await.map(|layer| freezing.switch_to(layer)) };
         let held = unbroken(&alone, freeze).await?;
-        let mut made = shared.store_frozen(&alone, home, nodes, clock, options, job).await?;
+        let mut made = shared.store_frozen(&alone, home, options, job).await?;
         made.held = held;
         Ok(made)
     }
 
     /// Finishes the ingest of a lazy base: afterwards the volume stands on a checkpoint of its home store.
     /// Does nothing if it does already.
-    pub async fn complete_ingest(
-        &self,
-        home: &Store,
-        nodes: &Arc<NodeCache>,
-        clock: &dyn Clock,
-        options: &CheckpointOptions,
-        job: &Job,
-    ) -> Result<()> {
+    pub async fn complete_ingest(&self, home: &Home, options: &CheckpointOptions, job: &Job) -> Result<()> {
         let alone = self.shared.alone().await;
-        self.shared.complete_base(&alone, home, nodes, clock, options, job).await
+        self.shared.complete_base(&alone, home, options, job).await
     }
 }
 
@@ -105,9 +105,7 @@ impl Shared {
     async fn store_frozen(
         self: &Arc<Self>,
         alone: &Alone,
-        home: &Store,
-        nodes: &Arc<NodeCache>,
-        clock: &dyn Clock,
+        home: &Home,
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<Checkpointed> {
@@ -121,18 +119,18 @@ impl Shared {
         let count = frozen.layers.len();
         let old = match &*frozen.base {
             Base::Index(base) => base.index().clone(),
-            Base::Empty => Index::new(Arc::clone(nodes), None, 0),
+            Base::Empty => Index::new(Arc::clone(&home.nodes), None, 0),
             Base::Source(_) => {
                 return Err(Error::invalid(format!("{}: its base is not ingested yet", self.label)));
             }
         };
         let rewrite = fragmented(&frozen).await?;
-        let mut checkpoint = Checkpoint::new(frozen.size, None, clock.now())?;
+        let mut checkpoint = Checkpoint::new(frozen.size, None, home.clock.now())?;
         checkpoint.parent = frozen.checkpoint;
         checkpoint.labels.clone_from(&options.labels);
         let ingested = ingest(old, FrozenSource::new(Arc::new(frozen), rewrite), options.ingest, job).await?;
         checkpoint.root = ingested.index.root();
-        let id = store_checkpoint(home, &checkpoint).await?;
+        let id = store_checkpoint(&home.store, &checkpoint).await?;
         let entry = HistoryEntry { checkpoint: id, size: checkpoint.size, created: checkpoint.created };
         let what = Publish {
             nodes: &ingested.written.nodes,
@@ -140,7 +138,7 @@ impl Shared {
             pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
             ..Publish::append(&options.image, entry)
         };
-        publish(home, clock, what).await?;
+        publish(&home.store, &*home.clock, what).await?;
         self.stand_on(alone, (id, ingested.index), count).await?;
         Ok(Checkpointed {
             checkpoint: id,

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Alone, Base, BaseSource, CheckpointOptions, Shared};
+use super::{Alone, Base, BaseSource, CheckpointOptions, Home, Shared};
 use crate::{
-    BLOCK_SIZE, Result, Store,
+    BLOCK_SIZE, Result,
     chunking::{DiskSource, Next},
-    clock::Clock,
     format::checkpoint::Checkpoint,
-    index::{Index, NodeCache},
+    index::Index,
     ops::{Job, ingest, pin, store_checkpoint},
 };
 
@@ -17,9 +16,7 @@ impl Shared {
     pub(super) async fn complete_base(
         self: &Arc<Self>,
         alone: &Alone,
-        home: &Store,
-        nodes: &Arc<NodeCache>,
-        clock: &dyn Clock,
+        home: &Home,
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<()> {
@@ -27,13 +24,14 @@ impl Shared {
         let Base::Source(source) = &*view.base else { return Ok(()) };
         source.check()?;
         let disk = WholeSource { source: Arc::clone(source), at: 0 };
-        let ingested = ingest(Index::new(Arc::clone(nodes), None, 0), disk, options.ingest, job).await?;
+        let ingested =
+            ingest(Index::new(Arc::clone(&home.nodes), None, 0), disk, options.ingest, job).await?;
         // Only a source that is still what it was has been read as one disk.
         source.check()?;
-        let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), clock.now())?;
-        let id = store_checkpoint(home, &checkpoint).await?;
+        let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), home.clock.now())?;
+        let id = store_checkpoint(&home.store, &checkpoint).await?;
         // It has no name, so nothing but its pin makes it a root.
-        pin(home, clock, options.owner, id).await?;
+        pin(&home.store, &*home.clock, options.owner, id).await?;
         self.stand_on(alone, (id, ingested.index), 0).await
     }
 }

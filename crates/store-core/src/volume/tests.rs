@@ -26,6 +26,10 @@ fn options(image: &ImageName) -> CheckpointOptions {
     }
 }
 
+fn home(store: &Store) -> Home {
+    Home { store: store.clone(), nodes: nodes(store), clock: Arc::new(clock()) }
+}
+
 async fn fork(store: &Store, image: &str) -> Volume {
     let entry = resolve(store, &image.parse().unwrap()).await.unwrap();
     let (checkpoint, index) = open_checkpoint(&nodes(store), entry.checkpoint).await.unwrap();
@@ -120,18 +124,12 @@ async fn run(store: &Store, volume: &mut Volume, model: &mut Vec<u8>, op: Op) {
             }
         }
         Op::Checkpoint => {
-            let made = volume
-                .checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default())
-                .await
-                .unwrap();
+            let made = volume.checkpoint(&home(store), &options(&name("vm")), &Job::default()).await.unwrap();
             assert_eq!(volume.base(), Some(made.checkpoint));
             assert_eq!(volume.local_blocks(), 0);
         }
         Op::Fork => {
-            volume
-                .checkpoint(store, &nodes(store), &clock(), &options(&name("vm")), &Job::default())
-                .await
-                .unwrap();
+            volume.checkpoint(&home(store), &options(&name("vm")), &Job::default()).await.unwrap();
             *volume = fork(store, "vm").await;
         }
         Op::Grow { by } => {
@@ -163,10 +161,7 @@ async fn scattered_small_writes_keep_windows_in_few_pieces() {
         model[block as usize * BLOCK_SIZE..][..BLOCK_SIZE].copy_from_slice(&data);
         volume.write(block * BLOCK_SIZE as u64, data.into()).await.unwrap();
     }
-    volume
-        .checkpoint(&store, &nodes(&store), &clock(), &options(&name("vm")), &Job::default())
-        .await
-        .unwrap();
+    volume.checkpoint(&home(&store), &options(&name("vm")), &Job::default()).await.unwrap();
     assert!(content(&volume).await == model);
     let (_, index) = open_checkpoint(&nodes(&store), volume.base().unwrap()).await.unwrap();
     let (mut at, mut extents) = (0, 0);

@@ -15,7 +15,7 @@ use gabion_store_core::{
     stores::{Cached, MemoryCache},
     testing::Rng,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, IndexBase, Volume},
+    volume::{Base, CheckpointOptions, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     fs::Fs,
@@ -93,7 +93,8 @@ impl Rig {
             None => Base::Empty,
         };
         let volume = Volume::writable("the volume", overlay.clone() as _, base, info.base, info.size);
-        Opened { home, nodes, overlay, volume }
+        let home = Home { store: home, nodes, clock: Arc::new(SystemClock) };
+        Opened { home, overlay, volume }
     }
 
     /// All that a checkpoint holds, through a handle of its own.
@@ -124,8 +125,7 @@ pub(crate) fn image() -> ImageName {
 
 /// A volume that is open.
 pub(crate) struct Opened {
-    pub(crate) home: Store,
-    pub(crate) nodes: Arc<NodeCache>,
+    pub(crate) home: Home,
     pub(crate) overlay: Arc<FailingOverlay>,
     pub(crate) volume: Volume,
 }
@@ -138,8 +138,7 @@ impl Opened {
             labels: Default::default(),
             ingest: IngestOptions::default(),
         };
-        let made =
-            self.volume.checkpoint(&self.home, &self.nodes, &SystemClock, &options, &Job::default()).await?;
+        let made = self.volume.checkpoint(&self.home, &options, &Job::default()).await?;
         Ok(made.checkpoint)
     }
 }

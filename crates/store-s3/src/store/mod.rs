@@ -1,9 +1,15 @@
 //! [`RemoteStore`]: a store in a bucket.
+//!
+//! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
+//! - `locators`: which entries are live, and where
+//! - `read`: entries out of packs
+//! - `chunks`: the above as a `ChunkStore`
+//! - `records`: image records and catalog, by conditional put
 
 use std::sync::Arc;
 
 use gabion_store_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Store,
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
@@ -14,10 +20,28 @@ use gabion_store_core::{
     types::WriteId,
 };
 use object_store::{ObjectStore, path::Path};
+use parking_lot::Mutex;
 
-use crate::objects::Objects;
+use crate::{
+    connect::{Environment, connect},
+    objects::Objects,
+    timeouts::Timeouts,
+    url::ObjectUrl,
+};
 
+mod chunks;
+mod locators;
+#[cfg(test)]
+mod opening_tests;
+mod pack;
+mod read;
 mod records;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use locators::Locators;
+use writer::Writer;
 
 /// Longest descriptor, in bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
@@ -31,6 +55,8 @@ pub struct RemoteOptions {
     pub pack_target: u64,
     /// Packs that are uploaded at once; with the one being filled they bound the memory.
     pub uploads: usize,
+    /// How long the bucket may take.
+    pub timeouts: Timeouts,
     /// Tells the times that stand in records, for people.
     pub clock: Arc<dyn Clock>,
 }
@@ -41,6 +67,7 @@ impl Default for RemoteOptions {
             compression: Compression::Zstd(3),
             pack_target: 16 << 20,
             uploads: 3,
+            timeouts: Timeouts::default(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -55,9 +82,34 @@ struct Inner {
     objects: Objects,
     descriptor: Descriptor,
     options: RemoteOptions,
+    writer: Arc<Writer>,
+    locators: Locators,
+    /// Oldest condemn generation under which an entry was said to be here.
+    answered: Mutex<Option<u64>>,
 }
 
 impl RemoteStore {
+    /// Makes a store at `url` and opens it. Credentials come from the environment.
+    ///
+    /// **Errors**: `AlreadyExists` if there is one, `ReadOnly` for a web server, `PermissionDenied` without
+    /// credentials.
+    pub async fn init(url: &ObjectUrl, options: RemoteOptions) -> Result<Self> {
+        if url.read_only() {
+            return Err(read_only(&url.place()));
+        }
+        let bucket = connect(url, &options.timeouts, &Environment::of_process())?;
+        Self::init_in(bucket.store, bucket.prefix, &url.place(), options).await
+    }
+
+    /// Opens the store at `url`. Credentials come from the environment.
+    ///
+    /// **Errors**: `NotFound` if there is none, `Unsupported` for a newer format, `PermissionDenied` without
+    /// credentials.
+    pub async fn open(url: &ObjectUrl, options: RemoteOptions) -> Result<Self> {
+        let bucket = connect(url, &options.timeouts, &Environment::of_process())?;
+        Self::open_in(bucket.store, bucket.prefix, &url.place(), options).await
+    }
+
     /// Makes a store below `prefix` of a bucket and opens it; `AlreadyExists` if there is one.
     pub async fn init_in(
         bucket: Arc<dyn ObjectStore>,
@@ -89,13 +141,33 @@ impl RemoteStore {
     ) -> Result<Self> {
         let objects = Objects::new(bucket, prefix, place);
         let Some(found) = objects.get(DESCRIPTOR_KEY, MAX_DESCRIPTOR).await? else {
-            return Err(Error::not_found(format!("there is no store at {place}: make one with 'init'")));
+            return Err(Error::not_found(format!(
+                "there is no store at {place}: make one with 'gabion init {place}'"
+            )));
         };
         let descriptor = Descriptor::decode(&found.bytes).map_err(|e| e.context(format!("store {place}")))?;
         Ok(Self::with(objects, descriptor, options))
     }
 
     fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
-        Self(Arc::new(Inner { objects, descriptor, options }))
+        Self(Arc::new(Inner {
+            writer: Arc::new(Writer::new(objects.clone(), options.pack_target, options.uploads)),
+            locators: Locators::new(objects.clone()),
+            answered: Mutex::default(),
+            objects,
+            descriptor,
+            options,
+        }))
     }
+
+    /// Both halves of the store, for the layers above.
+    pub fn into_store(self) -> Store {
+        let this = Arc::new(self);
+        Store { chunks: this.clone(), index: this }
+    }
+}
+
+/// What a mutation of a store that can only be read is answered.
+fn read_only(place: &str) -> Error {
+    Error::new(ErrorKind::ReadOnly, format!("{place} is behind a web server and can only be read"))
 }

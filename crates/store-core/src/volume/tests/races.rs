@@ -74,10 +74,7 @@ async fn a_damaged_base_does_not_end_checkpoints() {
         let found = index.find(BlockRange::new(block, 64)).await.unwrap().target.unwrap();
         faults.break_entry(ChunkKind::Data, found.chunk, BadEntry::Missing);
     }
-    volume
-        .checkpoint(&store, &nodes(&store), &clock(), &options(&name("vm")), &Job::default())
-        .await
-        .unwrap();
+    volume.checkpoint(&home(&store), &options(&name("vm")), &Job::default()).await.unwrap();
     let mut block = vec![0; BLOCK_SIZE];
     volume.read(62 * BLOCK_SIZE as u64, &mut block).await.unwrap();
     assert_eq!(block, [9; BLOCK_SIZE]);
