@@ -357,3 +357,6 @@ fn busy(what: &str) -> Error {
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),
     )
 }
+
+#[cfg(test)]
+mod tests;

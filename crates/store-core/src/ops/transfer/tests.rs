@@ -190,8 +190,8 @@ async fn a_plan_says_what_a_transfer_sends() {
                 (planned.checkpoint, planned.publishes, planned.chunks, planned.nodes),
                 (done.checkpoint, done.published, done.chunks, done.nodes)
             );
-            // A store in memory can't tell lengths: blocks that are needed stand in for them.
-            assert!(planned.bytes.abs_diff(done.bytes) <= done.bytes / 10, "{planned:?} {done:?}");
+            // A store in memory can't tell lengths: the blocks that are needed stand in for them.
+            assert!((planned.disk..=done.bytes).contains(&planned.bytes), "{planned:?} {done:?}");
             assert!(planned.puts(16 << 20) <= 6 * planned.publishes + 1);
         }
         run(&here, &there, "vm", "vm").await.unwrap();
