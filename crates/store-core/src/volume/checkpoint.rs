@@ -50,6 +50,21 @@ pub struct CheckpointOptions {
     pub labels: BTreeMap<String, String>,
     /// How content becomes chunks.
     pub ingest: IngestOptions,
+    /// As whom to append.
+    pub append: Append,
+}
+
+/// As whom a checkpoint is appended to its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Append {
+    /// As anyone: whatever is there stays below it, and the image's owner the owner.
+    #[default]
+    Any,
+    /// As the image's owner, who got this writer epoch when he claimed it; `Conflict` if it is another by now.
+    Owner(u64),
+    /// As the first checkpoint of an image that this writer owns from then on, with epoch 1; `AlreadyExists` if
+    /// there is one.
+    Create,
 }
 
 /// A checkpoint that was made.
@@ -132,9 +147,16 @@ impl Shared {
         checkpoint.root = ingested.index.root();
         let id = store_checkpoint(&home.store, &checkpoint).await?;
         let entry = HistoryEntry { checkpoint: id, size: checkpoint.size, created: checkpoint.created };
+        let (create, epoch) = match options.append {
+            Append::Any => (false, None),
+            Append::Owner(epoch) => (false, Some(epoch)),
+            Append::Create => (true, Some(1)),
+        };
         let what = Publish {
             nodes: &ingested.written.nodes,
             chunks: &ingested.written.chunks,
+            create,
+            epoch,
             pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
             ..Publish::append(&options.image, entry)
         };

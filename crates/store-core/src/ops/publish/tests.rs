@@ -31,7 +31,8 @@ async fn append(store: &Store, n: u8) -> Result<Published> {
 }
 
 async fn append_as(store: &Store, n: u8, epoch: u64, create: bool) -> Result<Published> {
-    let what = Publish { epoch: Some(epoch), create, ..Publish::append(&name("vm"), entry(n)) };
+    let vm = name("vm");
+    let what = Publish { epoch: Some(epoch), create, ..Publish::append(&vm, entry(n)) };
     publish(store, &clock(), what).await
 }
 
