@@ -13,6 +13,7 @@ mod maps;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 
 pub use boot_trace::{load_boot_trace, publish_boot_trace};
 pub use check::{CheckReport, Damage, Depth, check};
@@ -22,4 +23,5 @@ pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
 pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
-pub use publish::{Publish, Published, pin, publish, store_checkpoint, unpin};
+pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
+pub use transfer::{Plan, Side, TransferOptions, Transferred, plan, transfer};
