@@ -20,4 +20,4 @@ pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
 pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
-pub use publish::{Publish, Published, pin, publish, store_checkpoint, unpin};
+pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
