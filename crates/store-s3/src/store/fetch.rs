@@ -57,7 +57,8 @@ impl RemoteStore {
             match self.0.writer.recent(&batch.keys[n]) {
                 Some(Recent::Memory(entry, _)) => batch.answers[n] = Some(Ok(entry)),
                 Some(Recent::Placed(place)) => batch.places[n] = Some(place),
-                None => {}
+                None if kind == ChunkKind::Data => {}
+                None => batch.answers[n] = self.0.windows.peek(&batch.keys[n]).map(Ok),
             }
         }
         if let Err(e) = self.fetch_placed(kind, &mut batch).await {
@@ -74,6 +75,7 @@ impl RemoteStore {
         let lost = batch.lost();
         let keys = batch.keys(&lost);
         let mapped = match kind {
+            _ if lost.is_empty() => Vec::new(),
             ChunkKind::Data => {
                 let ids: Vec<ChunkId> = keys.iter().map(|key| key.id).collect();
                 self.0.maps.find_chunks(&ids).await?

@@ -3,6 +3,7 @@
 //! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
 //! - `maps`: where the nodes and chunks of an image lie
 //! - `locators`, `allowance`: which entries are live, and where; what finding out may cost
+//! - `merge`: many locators become few
 //! - `read`, `windows`: entries out of packs; nodes with their neighbours
 //! - `fetch`, `chunks`: the above as a `ChunkStore`
 //! - `damaged`: entries that count as absent
@@ -38,6 +39,7 @@ mod damaged;
 mod fetch;
 mod locators;
 mod maps;
+mod merge;
 #[cfg(test)]
 mod opening_tests;
 mod pack;
@@ -103,6 +105,8 @@ struct Inner {
     damaged: Damaged,
     /// Oldest condemn generation under which an entry was said to be here.
     answered: Mutex<Option<u64>>,
+    /// Held by the one merge of locators that runs.
+    merging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RemoteStore {
@@ -177,6 +181,7 @@ impl RemoteStore {
             windows: Windows::new(objects.clone()),
             damaged: Damaged::default(),
             answered: Mutex::default(),
+            merging: Arc::default(),
             objects,
             descriptor,
             options,

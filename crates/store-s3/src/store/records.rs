@@ -71,6 +71,9 @@ impl IndexStore for RemoteStore {
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {
         let version = self.0.objects.replace(CATALOG_KEY, catalog.encode()?.into(), expected).await?;
         self.0.locators.observe(catalog);
+        if catalog.pending.is_empty() {
+            self.merge_soon();
+        }
         Ok(version)
     }
 

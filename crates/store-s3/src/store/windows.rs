@@ -7,10 +7,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bytes::Bytes;
@@ -41,48 +39,81 @@ const LEAST_SHARE: u64 = 3;
 /// Places in a window where entries are looked for; bytes that look like entries all over must not cost more.
 const ATTEMPTS: usize = 64;
 
-/// Nodes in memory, by where they lie.
+/// Nodes in memory, and which windows they came from.
 #[derive(Debug)]
 pub(super) struct Windows {
     objects: Objects,
-    shelf: Shelf<(PackId, u64), Arc<HashMap<EntryKey, Encoded>>>,
+    nodes: Shelf<EntryKey, Encoded>,
+    /// Windows that were read; they weigh what their nodes do, so that they are forgotten with them.
+    read: Shelf<(PackId, Window), ()>,
     fetched: AtomicU64,
     useful: AtomicU64,
+}
+
+/// Part of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Window {
+    /// The one of this number, and what hangs over its end.
+    Aligned(u64),
+    /// The one that ends with the checkpoint whose stored bytes begin here: its root lies right before it.
+    Before(u64),
+}
+
+impl Window {
+    fn around(kind: ChunkKind, place: &Placement) -> Self {
+        match kind {
+            ChunkKind::Checkpoint => Self::Before(place.offset),
+            _ => Self::Aligned((place.offset - ENTRY_HEADER_LEN as u64) / WINDOW),
+        }
+    }
+
+    fn range(self, place: &Placement) -> Range<u64> {
+        match self {
+            Self::Aligned(number) => number * WINDOW..(number + 1) * WINDOW + BEHIND,
+            Self::Before(offset) => offset.saturating_sub(WINDOW)..offset + u64::from(place.stored_len),
+        }
+    }
 }
 
 impl Windows {
     pub(super) fn new(objects: Objects) -> Self {
         Self {
             objects,
-            shelf: Shelf::new(NODES),
+            nodes: Shelf::new(NODES),
+            read: Shelf::new(NODES),
             fetched: AtomicU64::default(),
             useful: AtomicU64::default(),
         }
     }
 
+    /// An entry that is in memory.
+    pub(super) fn peek(&self, key: &EntryKey) -> Option<Encoded> {
+        self.nodes.peek(key)
+    }
+
     /// An entry that is no data, if its window has it; else it has to be read alone.
     pub(super) async fn get(&self, key: &EntryKey, place: &Placement) -> Option<Encoded> {
-        let start = place.offset - ENTRY_HEADER_LEN as u64;
-        let at = (place.pack, start / WINDOW);
-        if let Some(window) = self.shelf.peek(&at) {
-            return window.get(key).cloned();
-        }
         let fetched = self.fetched.load(Ordering::Relaxed);
         if fetched > TRIAL && self.useful.load(Ordering::Relaxed) < fetched / LEAST_SHARE {
             return None;
         }
+        let window = Window::around(key.kind, place);
         // Why a window can't be had is found out by reading the entry.
-        self.shelf.get_or(&at, self.read(at)).await.ok()?.get(key).cloned()
+        self.read.get_or(&(place.pack, window), self.read(place.pack, window.range(place))).await.ok()?;
+        self.peek(key)
     }
 
-    async fn read(&self, (pack, number): (PackId, u64)) -> Result<(Arc<HashMap<EntryKey, Encoded>>, usize)> {
-        let range = number * WINDOW..(number + 1) * WINDOW + BEHIND;
+    async fn read(&self, pack: PackId, range: Range<u64>) -> Result<((), usize)> {
         let bytes = self.objects.get_window(&layout::pack_key(&pack), range).await?.bytes;
-        let nodes = nodes(&bytes);
-        let useful: usize = nodes.values().map(|entry| ENTRY_HEADER_LEN + entry.bytes.len()).sum();
+        let mut useful = 0;
+        for (key, entry) in nodes(&bytes) {
+            let weight = entry.bytes.len();
+            useful += ENTRY_HEADER_LEN + weight;
+            self.nodes.put(key, entry, weight);
+        }
         self.fetched.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.useful.fetch_add(useful as u64, Ordering::Relaxed);
-        Ok((Arc::new(nodes), useful))
+        Ok(((), useful))
     }
 }
 
