@@ -48,8 +48,11 @@ mod records;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod windows;
 mod writer;
+
+pub use usage::RemoteUsage;
 
 use damaged::Damaged;
 use locators::Locators;
