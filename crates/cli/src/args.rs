@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use gabion::{
     InStore,
     core::{ImageName, chunking::Chunking, format::codec::Compression, ops::ImageRef},
-    parse_compression, parse_size,
+    parse_compression, parse_duration, parse_size,
 };
 
 use crate::exit;
@@ -151,6 +151,25 @@ pub(crate) struct Serve {
     /// Take every name for a file
     #[arg(long)]
     pub(crate) file: bool,
+    /// Publish the volumes to the images of their names, in their home stores, while they are served
+    #[arg(long)]
+    pub(crate) replicate: bool,
+    /// How often to publish what was written, as 30s (the default) or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) every: Option<Duration>,
+    /// How far a FLUSH reaches before it is answered: remote also publishes, and replicates
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) flush: Flush,
+}
+
+/// How far a FLUSH reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Flush {
+    /// This host's disk
+    #[default]
+    Local,
+    /// The home store
+    Remote,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use gabion_store_core::{
@@ -12,9 +13,10 @@ use gabion_store_core::{
     format::codec::Compression,
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
+    replicate::Replicator,
     stores::MemoryCache,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
+    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
@@ -60,6 +62,7 @@ pub struct OpenVolume {
     overlay: Arc<LocalOverlay>,
     clock: Arc<dyn Clock>,
     ingest: IngestOptions,
+    replication: OnceLock<Arc<Replicator>>,
 }
 
 impl Host {
@@ -310,7 +313,15 @@ impl Host {
         }
         let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
         let (clock, ingest) = (Arc::clone(&self.clock), self.ingest(&home));
-        Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest })
+        Ok(OpenVolume {
+            name: name.clone(),
+            volume,
+            home,
+            overlay,
+            clock,
+            ingest,
+            replication: OnceLock::new(),
+        })
     }
 
     /// Opens a checkpoint as a disk that is only read.
@@ -378,7 +389,13 @@ impl OpenVolume {
         labels: BTreeMap<String, String>,
         job: &Job,
     ) -> Result<Checkpointed> {
-        let options = self.options(image, labels);
+        let mut options = self.options(image, labels);
+        if let Some(replicator) = self.replication.get()
+            && options.image == self.name
+        {
+            // As the image's owner, or not at all if it has another one by now.
+            options.append = replicator.append();
+        }
         self.volume.checkpoint(&self.home(), &options, job).await
     }
 
@@ -388,6 +405,21 @@ impl OpenVolume {
         self.volume.complete_ingest(&self.home(), &options, job).await?;
         drop_private_copy(&self.overlay);
         Ok(())
+    }
+
+    /// Its replication to the image of its name, which does nothing before it is asked to. There is one: a second
+    /// call gives the first one's.
+    pub fn replicate(&self, every: Duration) -> Arc<Replicator> {
+        let new = || {
+            let options = self.options(None, BTreeMap::new());
+            Arc::new(Replicator::new(self.volume.clone(), self.home(), options, every))
+        };
+        Arc::clone(self.replication.get_or_init(new))
+    }
+
+    /// Its replication, if it has one.
+    pub fn replication(&self) -> Option<&Arc<Replicator>> {
+        self.replication.get()
     }
 
     fn home(&self) -> Home {
@@ -401,6 +433,7 @@ impl OpenVolume {
             image: image.unwrap_or(&self.name).clone(),
             labels,
             ingest: self.ingest,
+            append: Append::Any,
         }
     }
 }
