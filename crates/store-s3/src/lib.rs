@@ -26,6 +26,6 @@ mod timeouts;
 mod transport;
 mod url;
 
-pub use store::{RemoteOptions, RemoteStore};
+pub use store::{RemoteOptions, RemoteStore, RemoteUsage};
 pub use timeouts::Timeouts;
 pub use url::{ObjectUrl, Scheme, UrlOptions};

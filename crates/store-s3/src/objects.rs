@@ -16,7 +16,7 @@ use crate::{
     single_writer,
 };
 
-pub(crate) use crate::requests::Fetched;
+pub(crate) use crate::requests::{Fetched, Window};
 
 /// How a bucket may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,11 @@ impl Objects {
         self.requests.get_range(key, range).await
     }
 
+    /// Part of an object, as far as the object reaches; `NotFound` if there is no such object.
+    pub(crate) async fn get_window(&self, key: &str, range: Range<u64>) -> Result<Window> {
+        self.requests.get_window(key, range).await
+    }
+
     /// Writes an immutable object under a key that nobody else uses.
     pub(crate) async fn put(&self, key: &str, payload: PutPayload) -> Result<()> {
         self.may_write().await?;
@@ -104,7 +109,12 @@ impl Objects {
 
     /// Keys below `prefix/`, relative to it.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        self.requests.list(prefix).await
+        Ok(self.requests.list(prefix).await?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// All keys of the store, with the length of each object.
+    pub(crate) async fn list_sizes(&self) -> Result<Vec<(String, u64)>> {
+        self.requests.list("").await
     }
 
     /// Succeeds if this handle may write, which the first call asks the bucket.

@@ -1,6 +1,7 @@
 //! What one does with images: import, export, publish, diff, check, names. Each is a library call with
 //! progress and cancellation.
 
+mod boot_trace;
 mod check;
 mod diff;
 mod export;
@@ -12,7 +13,9 @@ mod maps;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 
+pub use boot_trace::{load_boot_trace, publish_boot_trace};
 pub use check::{CheckReport, Damage, Depth, check};
 pub use diff::{DiskDiff, diff};
 pub use export::{DiskSink, Exported, export};
@@ -21,3 +24,4 @@ pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
 pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
+pub use transfer::{Plan, Side, TransferOptions, Transferred, plan, transfer};

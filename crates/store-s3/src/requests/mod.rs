@@ -56,6 +56,14 @@ pub(crate) struct Fetched {
     pub(crate) version: Version,
 }
 
+/// Part of an object whose length was not known.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) bytes: Bytes,
+    /// Length of the whole object, in bytes.
+    pub(crate) object_len: u64,
+}
+
 impl Requests {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, place: &str, timeouts: Timeouts) -> Self {
         Self { store, prefix, place: place.into(), identity: place.into(), timeouts }
@@ -136,13 +144,23 @@ impl Requests {
 
     /// Part of an object, exactly; `NotFound` if there is no such object, `Corrupt` if it is shorter.
     pub(crate) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let Window { bytes, object_len } = self.get_window(key, range.clone()).await?;
+        if object_len >= range.end || range.is_empty() {
+            return Ok(bytes);
+        }
+        Err(self.explain(Action::Read, key, &too_short(object_len, &range)))
+    }
+
+    /// Part of an object, as far as the object reaches; `NotFound` if there is no such object, `Corrupt` if it ends
+    /// before the part begins.
+    pub(crate) async fn get_window(&self, key: &str, range: Range<u64>) -> Result<Window> {
         if range.is_empty() {
-            return Ok(Bytes::new());
+            return Ok(Window { bytes: Bytes::new(), object_len: 0 });
         }
         let (path, mut tries) = (self.path(key), self.tries());
         loop {
-            let failure = match self.try_get_range(&path, range.clone()).await {
-                Ok(bytes) => return Ok(bytes),
+            let failure = match self.try_get_window(&path, range.clone()).await {
+                Ok(window) => return Ok(window),
                 Err(failure) => failure,
             };
             if let Err(failure) = tries.again(failure).await {
@@ -151,7 +169,7 @@ impl Requests {
         }
     }
 
-    async fn try_get_range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
+    async fn try_get_window(&self, path: &Path, range: Range<u64>) -> Result<Window, Failure> {
         let started = Instant::now();
         let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
         let found = match in_time(self.timeouts.attempt(), self.store.get_opts(path, options)).await {
@@ -161,10 +179,12 @@ impl Requests {
             }
             Err(failure) => return Err(failure),
         };
-        if found.meta.size < range.end {
-            return Err(too_short(found.meta.size, &range));
+        let object_len = found.meta.size;
+        if object_len <= range.start {
+            return Err(too_short(object_len, &range));
         }
-        self.body(found, range.end - range.start, started).await
+        let bytes = self.body(found, object_len.min(range.end) - range.start, started).await?;
+        Ok(Window { bytes, object_len })
     }
 
     /// A range behind the end fails for no reason that can be told from the error of some stores.
@@ -196,28 +216,33 @@ impl Requests {
         }
     }
 
-    /// Keys below `prefix/`, relative to it.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        let (path, mut tries) = (self.path(prefix), self.tries());
+    /// Keys below `prefix/`, relative to it, with the length of each object; all of the store's if it is empty.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let path = if prefix.is_empty() { self.prefix.clone() } else { self.path(prefix) };
+        let mut tries = self.tries();
         loop {
             let failure = match self.try_list(&path).await {
                 Ok(keys) => return Ok(keys),
                 Err(failure) => failure,
             };
             if let Err(failure) = tries.again(failure).await {
-                return Err(self.explain(Action::List, prefix, &failure));
+                return Err(self.explain(
+                    Action::List,
+                    if prefix.is_empty() { "all objects" } else { prefix },
+                    &failure,
+                ));
             }
         }
     }
 
-    async fn try_list(&self, path: &Path) -> Result<Vec<String>, Failure> {
+    async fn try_list(&self, path: &Path) -> Result<Vec<(String, u64)>, Failure> {
         let mut pages = self.store.list(Some(path));
         let mut keys = Vec::new();
         // Each answer has its time, however many there are.
         while let Some(meta) = in_time(self.timeouts.attempt(), pages.try_next()).await? {
             let Some(parts) = meta.location.prefix_match(path) else { continue };
             let parts: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
-            keys.push(parts.join("/"));
+            keys.push((parts.join("/"), meta.size));
         }
         Ok(keys)
     }

@@ -44,8 +44,14 @@ async fn an_object_is_read_whole_or_in_part() {
     for range in [8..11, 10..11, 100..200] {
         assert_eq!(requests.get_range("key", range).await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
+    for (range, expected) in [(0..100, "0123456789"), (8..12, "89"), (1..3, "12")] {
+        let window = requests.get_window("key", range).await.unwrap();
+        assert_eq!((&*window.bytes, window.object_len), (expected.as_bytes(), 10));
+    }
+    assert_eq!(requests.get_window("key", 10..11).await.unwrap_err().kind(), ErrorKind::Corrupt);
     requests.put("dir/a/b", "x".into()).await.unwrap();
-    assert_eq!(requests.list("dir").await.unwrap(), ["a/b"]);
+    assert_eq!(requests.list("dir").await.unwrap(), [("a/b".to_owned(), 1)]);
+    assert_eq!(requests.list("").await.unwrap(), [("dir/a/b".to_owned(), 1), ("key".to_owned(), 10)]);
     requests.delete("key").await.unwrap();
     requests.delete("key").await.unwrap();
     assert!(requests.get("key", 100).await.unwrap().is_none());

@@ -1,9 +1,13 @@
 //! [`RemoteStore`]: a store in a bucket.
 //!
 //! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
-//! - `locators`: which entries are live, and where
-//! - `read`: entries out of packs
-//! - `chunks`: the above as a `ChunkStore`
+//! - `maps`: where the nodes and chunks of an image lie
+//! - `locators`, `allowance`: which entries are live, and where; what finding out may cost
+//! - `merge`: many locators become few
+//! - `read`, `windows`: entries out of packs; nodes with their neighbours
+//! - `fetch`, `chunks`: the above as a `ChunkStore`
+//! - `damaged`: entries that count as absent
+//! - `shelf`: what was fetched, once at a time and within a number of bytes
 //! - `records`: image records and catalog, by conditional put
 
 use std::sync::Arc;
@@ -30,20 +34,34 @@ use crate::{
     url::ObjectUrl,
 };
 
+mod allowance;
 mod chunks;
+mod damaged;
+mod fetch;
 mod locators;
+mod maps;
+mod merge;
 #[cfg(test)]
 mod opening_tests;
 mod pack;
 mod read;
 mod recalled;
 mod records;
+mod shelf;
 #[cfg(test)]
 mod tests;
+mod usage;
+mod windows;
 mod writer;
 
+pub use usage::RemoteUsage;
+
+use damaged::Damaged;
 use locators::Locators;
+use maps::Maps;
+use read::Packs;
 use recalled::Recalled;
+use windows::Windows;
 use writer::Writer;
 
 /// Longest descriptor, in bytes.
@@ -91,9 +109,15 @@ struct Inner {
     recalled: Recalled,
     options: RemoteOptions,
     writer: Arc<Writer>,
-    locators: Locators,
+    locators: Arc<Locators>,
+    maps: Maps,
+    packs: Packs,
+    windows: Windows,
+    damaged: Damaged,
     /// Oldest condemn generation under which an entry was said to be here.
     answered: Mutex<Option<u64>>,
+    /// Held by the one merge of locators that runs.
+    merging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RemoteStore {
@@ -181,10 +205,17 @@ impl RemoteStore {
     }
 
     fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
+        let locators = Arc::new(Locators::new(objects.clone()));
+        let (target, uploads) = (options.pack_target, options.uploads);
         Self(Arc::new(Inner {
-            writer: Arc::new(Writer::new(objects.clone(), options.pack_target, options.uploads)),
-            locators: Locators::new(objects.clone()),
+            writer: Arc::new(Writer::new(objects.clone(), locators.clone(), target, uploads)),
+            locators,
+            maps: Maps::new(objects.clone()),
+            packs: Packs::new(objects.clone()),
+            windows: Windows::new(objects.clone()),
+            damaged: Damaged::default(),
             answered: Mutex::default(),
+            merging: Arc::default(),
             recalled: Recalled::default(),
             objects,
             descriptor,
@@ -201,4 +232,12 @@ impl RemoteStore {
 
 fn writes(single: bool) -> Writes {
     if single { Writes::Single } else { Writes::Shared }
+}
+
+/// Runs what takes the processor's time, or blocks, where that is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => Err(Error::with_source(ErrorKind::Cancelled, "the store's work was cut off", e)),
+    }
 }

@@ -40,6 +40,9 @@ impl IndexStore for RemoteStore {
         let found = found.and_then(|Versioned { value, version }| {
             value.record().map(|value| Versioned { value, version })
         });
+        if let Some(found) = &found {
+            self.0.maps.observe(name, &found.value.maps);
+        }
         self.0.recalled.set_image(name, found.clone());
         Ok(found)
     }
@@ -103,7 +106,7 @@ impl IndexStore for RemoteStore {
                 "{place} has no catalog, without which no entry is found: restore it from a copy of the store"
             )));
         };
-        self.0.writer.seen(&value);
+        self.0.locators.observe(&value);
         let found = Versioned { value, version: version_of(found, Catalog::check_write) };
         self.0.recalled.set_catalog(Some(found.clone()));
         Ok(found)
@@ -123,7 +126,10 @@ impl IndexStore for RemoteStore {
             .ok()
             .map(|version| Versioned { value: catalog.clone(), version: version.clone() });
         if known.is_some() {
-            self.0.writer.seen(catalog);
+            self.0.locators.observe(catalog);
+            if catalog.pending.is_empty() {
+                self.merge_soon();
+            }
         }
         self.0.recalled.set_catalog(known);
         written
