@@ -203,6 +203,12 @@ pub(crate) struct Serve {
     /// Take every name for a file
     #[arg(long)]
     pub(crate) file: bool,
+    /// Fetch all of a disk of a remote store into the disk cache, in the background
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) prefetch: Option<Prefetch>,
+    /// Neither fetch ahead what a disk of a remote store read at its last start, nor record it
+    #[arg(long)]
+    pub(crate) no_trace: bool,
     /// Publish the volumes to the images of their names, in their home stores, while they are served
     #[arg(long)]
     pub(crate) replicate: bool,
@@ -235,6 +241,13 @@ pub(crate) struct Transfer {
     /// Append even if the image there has checkpoints that the one here does not know
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// What `serve` fetches unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Prefetch {
+    /// The whole disk
+    All,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -30,7 +30,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         settings.chunker.set(*chunker, Origin::Flag);
         settings.compression.set(*compression, Origin::Flag);
     }
-    let host = Host::new(places, settings);
+    let mut host = Host::new(places, settings);
+    if !matches!(args.verb, Verb::Serve(_)) {
+        host = host.without_disk_cache();
+    }
     match args.verb {
         Verb::Init { url } => images::init(&host, output, &url).await?,
         Verb::Import { file, name, label, .. } => {
