@@ -39,6 +39,8 @@ use crate::{
     open::{blocking, make_folders, open_with},
 };
 
+/// Name of the default local store.
+const LOCAL: &str = "local";
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
 /// How content is encoded that is written straight to a remote store.
@@ -161,20 +163,24 @@ impl Host {
         IngestOptions { chunking: self.settings.chunker.value, compression }
     }
 
-    /// The store that a name of the configuration or a URL means.
+    /// The store that a name or a URL means.
     pub fn store_url(&self, text: &str) -> Result<StoreUrl> {
-        self.settings.stores.get(text).map_or_else(|| text.parse(), |url| Ok(url.clone()))
+        self.named_store(text).map_or_else(|| text.parse(), Ok)
     }
 
-    /// Place of a store of the configuration by its name, or of the store in force.
+    /// Place of a store by its name, or of the store in force.
     pub fn url_of(&self, name: Option<&str>) -> Result<StoreUrl> {
         match (name, &self.settings.store.value) {
-            (Some(name), _) => {
-                self.settings.stores.get(name).cloned().ok_or_else(|| self.no_such_store(name))
-            }
+            (Some(name), _) => self.named_store(name).ok_or_else(|| self.no_such_store(name)),
             (None, Some(text)) => self.store_url(text),
             (None, None) => Ok(self.local_url()),
         }
+    }
+
+    /// A store of the configuration; `local` is the default local one, if the configuration has no other.
+    fn named_store(&self, name: &str) -> Option<StoreUrl> {
+        let configured = self.settings.stores.get(name).cloned();
+        configured.or_else(|| (name == LOCAL).then(|| self.local_url()))
     }
 
     /// Place of the default local store.
@@ -183,8 +189,8 @@ impl Host {
     }
 
     fn no_such_store(&self, name: &str) -> Error {
-        let known: Vec<_> = self.settings.stores.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let known: Vec<_> = [LOCAL].into_iter().chain(self.settings.stores.keys().map(String::as_str)).collect();
+        let known = known.join(", ");
         Error::invalid(format!(
             "there is no store '{name}' under [stores] in {} (there: {known})",
             self.places.config.display()

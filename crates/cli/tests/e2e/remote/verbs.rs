@@ -87,7 +87,7 @@ fn names_of_stores_stand_before_images() {
     home.run(["checkpoint", "v", "backup:v"]);
     assert!(home.refuses(2, ["checkpoint", "v", "prod:v"]).contains("home"));
     assert!(home.refuses(2, ["tag", "backup:vm1", "prod:vm9"]).contains("copy"));
-    assert!(home.refuses(2, ["show", "nowhere:vm1"]).contains("backup, prod"));
+    assert!(home.refuses(2, ["show", "nowhere:vm1"]).contains("local, backup, prod"));
     let server = home.serve(["backup:vm1"]);
     Client::connect(server.uri()).expect("a connection");
     server.terminate();
