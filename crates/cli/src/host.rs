@@ -189,7 +189,8 @@ impl Host {
     }
 
     fn no_such_store(&self, name: &str) -> Error {
-        let known: Vec<_> = [LOCAL].into_iter().chain(self.settings.stores.keys().map(String::as_str)).collect();
+        let known: Vec<_> =
+            [LOCAL].into_iter().chain(self.settings.stores.keys().map(String::as_str)).collect();
         let known = known.join(", ");
         Error::invalid(format!(
             "there is no store '{name}' under [stores] in {} (there: {known})",
@@ -392,6 +393,7 @@ impl Host {
             name: name.clone(),
             volume,
             home,
+            origin,
             overlay,
             clock,
             ingest,

@@ -161,7 +161,14 @@ impl ServerBuilder {
             tokio::spawn(ingest(volume, background.clone()));
         }
         let warm_ups = warming.start(self.warm_up, &background);
-        Ok(ServerHandle { nbd, exports, control, background: background.drop_guard(), replications, warm_ups })
+        Ok(ServerHandle {
+            nbd,
+            exports,
+            control,
+            background: background.drop_guard(),
+            replications,
+            warm_ups,
+        })
     }
 }
 

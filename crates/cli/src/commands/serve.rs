@@ -1,9 +1,6 @@
 //! `serve`: volumes, images and files over NBD.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use gabion::{
     Export, FlushTo, Host, InStore, Pinning, ReplicateOptions, Server, ServerHandle, WarmUp,

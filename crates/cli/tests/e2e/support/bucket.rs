@@ -29,7 +29,8 @@ impl Bucket {
         let port = port.expect("a free port").port();
         let mut bucket = Self { server: Self::start(port), port };
         bucket.wait();
-        let (status, body) = bucket.request("PUT /images HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n");
+        let (status, body) =
+            bucket.request("PUT /images HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n");
         assert_eq!(status, 200, "making the bucket: {body}");
         bucket
     }
