@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Attempts at one compare-and-swap; each lost one means that someone else made progress.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 
 /// A checkpoint to be named.
 #[derive(Clone, Copy, Debug)]
@@ -341,7 +341,10 @@ pub async fn unpin(store: &Store, owner: VolumeId, keep: Option<CheckpointId>) -
 }
 
 /// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes.
-async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> Result<()>) -> Result<()> {
+pub(super) async fn change_catalog(
+    store: &Store,
+    mut change: impl FnMut(&mut Catalog) -> Result<()>,
+) -> Result<()> {
     for attempt in 0..ATTEMPTS {
         let recalled = attempt == 0;
         let found =
@@ -366,7 +369,7 @@ async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> R
     Err(busy("the catalog"))
 }
 
-fn busy(what: &str) -> Error {
+pub(super) fn busy(what: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),
