@@ -42,7 +42,7 @@ async fn answered(
     request: HttpRequest,
     answer: Result<HttpResponse, HttpError>,
 ) -> Result<HttpResponse, HttpError> {
-    let address = Address { bucket: "bucket".into(), host: Some("127.0.0.1".into()) };
+    let address = Address { bucket: "bucket".into(), server: Some("127.0.0.1:9000".into()) };
     let client = HttpClient::new(Server(Mutex::new(Some(answer))));
     Keeping { client, address }.call(request).await
 }
@@ -66,7 +66,10 @@ async fn a_refusal_keeps_status_code_region_and_when_to_come_back() {
     let kept = refusal(request("GET", OBJECT, false), response(400, &[], body)).await;
     assert_eq!(kept.region.as_deref(), Some("eu-west-1"));
     let azure = response(409, &[("x-ms-error-code", "BlobAlreadyExists")], "not xml");
-    assert_eq!(refusal(request("PUT", OBJECT, false), azure).await.code.as_deref(), Some("BlobAlreadyExists"));
+    assert_eq!(
+        refusal(request("PUT", OBJECT, false), azure).await.code.as_deref(),
+        Some("BlobAlreadyExists")
+    );
 }
 
 #[tokio::test]
@@ -91,7 +94,8 @@ async fn success_is_not_believed_when_the_body_says_otherwise() {
     let kept = refusal(request("PUT", OBJECT, false), response(200, &[], body)).await;
     assert_eq!((kept.status, kept.code.as_deref()), (503, Some("InternalError")));
     for body in ["", "<CopyObjectResult/>"] {
-        let passed = answered(request("PUT", OBJECT, false), Ok(response(200, &[("etag", "\"1\"")], body))).await;
+        let passed =
+            answered(request("PUT", OBJECT, false), Ok(response(200, &[("etag", "\"1\"")], body))).await;
         let passed = passed.unwrap();
         assert_eq!(passed.headers().get("etag").unwrap(), "\"1\"");
         assert_eq!(passed.into_body().bytes().await.unwrap(), body);
@@ -110,18 +114,19 @@ async fn a_whole_object_is_no_part() {
 
 #[tokio::test]
 async fn who_was_asked_is_told_apart() {
-    let asked = |bucket: &str, host: Option<&str>, url: &str| {
-        let address = Address { bucket: bucket.into(), host: host.map(str::to_owned) };
+    let asked = |bucket: &str, server: Option<&str>, url: &str| {
+        let address = Address { bucket: bucket.into(), server: server.map(str::to_owned) };
         address.asked(&request("GET", url, false))
     };
-    for (host, url) in [
-        (Some("127.0.0.1"), "http://127.0.0.1:9000/bucket/key"),
+    for (server, url) in [
+        (Some("127.0.0.1:9000"), "http://127.0.0.1:9000/bucket/key"),
+        (Some("bucket.store:9000"), "http://bucket.store:9000/key"),
         (None, "https://s3.eu-west-1.amazonaws.com/bucket/key"),
         (None, "https://bucket.s3.eu-west-1.amazonaws.com/key"),
         (None, "https://account.blob.core.windows.net/bucket/key"),
         (None, "https://storage.googleapis.com/bucket/key"),
     ] {
-        assert_eq!(asked("bucket", host, url), Asked::Bucket, "{url}");
+        assert_eq!(asked("bucket", server, url), Asked::Bucket, "{url}");
     }
     for url in [
         "http://169.254.169.254/latest/api/token",
@@ -133,6 +138,9 @@ async fn who_was_asked_is_told_apart() {
     ] {
         assert_eq!(asked("bucket", None, url), Asked::Credentials, "{url}");
     }
+    // Another service of the same machine.
+    let metadata = "http://127.0.0.1:1338/latest/api/token";
+    assert_eq!(asked("bucket", Some("127.0.0.1:9000"), metadata), Asked::Credentials);
     assert_eq!(asked("", None, "https://cdn.example.org/images/catalog"), Asked::Bucket);
 }
 
@@ -146,7 +154,8 @@ async fn a_failed_connection_tells_its_reason_and_no_url() {
     for (text, shown) in cases {
         let inner = HttpError::new(HttpErrorKind::Connect, std::io::Error::other(text));
         let e = answered(request("GET", OBJECT, false), Err(inner)).await.unwrap_err();
-        let kept = e.source().and_then(|source| source.downcast_ref::<Unreached>()).expect("it was not reached");
+        let kept =
+            e.source().and_then(|source| source.downcast_ref::<Unreached>()).expect("it was not reached");
         assert_eq!((kept.why.as_str(), kept.timed_out, kept.asked), (shown, false, Asked::Bucket));
         let e = object_store::Error::Generic { store: "S3", source: Box::new(e) };
         assert_eq!(Failure::from(&e), Failure::new(Cause::Unreached, shown));
