@@ -136,14 +136,30 @@ impl IndexStore for RemoteStore {
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
-        self.0.objects.put(&layout::map_key(&id), map.into()).await
+        self.0.objects.put(&layout::map_key(&id), map.clone().into()).await?;
+        self.0.recalled.set_map(id, &map);
+        Ok(())
     }
 
     async fn get_map(&self, id: MapId) -> Result<Bytes> {
+        if let Some(bytes) = self.0.recalled.map(id).and_then(|known| known.bytes) {
+            return Ok(bytes);
+        }
         let found = self.0.objects.get(&layout::map_key(&id), MAX_MAP).await?;
-        found
-            .map(|found| found.bytes)
-            .ok_or_else(|| Error::not_found(format!("image map {id} is not in {}", self.0.objects.place())))
+        let missing = || Error::not_found(format!("image map {id} is not in {}", self.0.objects.place()));
+        let bytes = found.map(|found| found.bytes).ok_or_else(missing)?;
+        self.0.recalled.set_map(id, &bytes);
+        Ok(bytes)
+    }
+
+    /// A request for one byte, unless the length is known.
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        if let Some(known) = self.0.recalled.map(id) {
+            return Ok(known.len);
+        }
+        let len = self.0.objects.get_window(&layout::map_key(&id), 0..1).await?.object_len;
+        self.0.recalled.set_map_len(id, len);
+        Ok(len)
     }
 }
 
