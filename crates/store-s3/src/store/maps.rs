@@ -44,6 +44,8 @@ const EXPECTED: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("not zero");
 /// Bytes of memory for directories, and for pieces.
 const DIRECTORIES: usize = 8 << 20;
 const PIECES: usize = 16 << 20;
+/// Longest map that is kept when it is written, in bytes: the maps of checkpoints, which are folded soon.
+const KEPT: usize = 2 << 20;
 /// Pieces fetched at once by one call.
 const CONCURRENCY: usize = 8;
 
@@ -84,6 +86,40 @@ impl Maps {
         match images.get(image) {
             Some(known) if **known == *maps => {}
             _ => drop(images.put(image.clone(), maps.into())),
+        }
+    }
+
+    /// A map that this handle wrote.
+    pub(super) fn wrote(&self, id: MapId, bytes: &Bytes) {
+        let decoded = || {
+            let header = MapHeader::decode(bytes.get(..MapHeader::LEN)?).ok()?;
+            let behind = bytes.get(MapHeader::LEN..)?;
+            let directory = behind.get(..usize::try_from(header.directory_len()).ok()?)?;
+            ImageMap::decode(header, directory).ok().filter(|map| map.header().id == id)
+        };
+        // Anything else that is kept under a map's key is none of ours.
+        if bytes.len() <= KEPT
+            && let Some(map) = decoded()
+        {
+            let weight = map.header().directory_len() as usize;
+            self.open.put(id, Some(Arc::new(map)), weight);
+            self.keep(id, bytes);
+        }
+    }
+
+    /// A whole map, if it is in memory.
+    pub(super) fn whole(&self, id: MapId) -> Option<Bytes> {
+        let len = self.open.peek(&id)??.header().file_len();
+        let pieces = (0..len.div_ceil(PIECE)).map(|number| self.pieces.peek(&(id, number)));
+        Some(pieces.collect::<Option<Vec<_>>>()?.concat().into())
+    }
+
+    /// Keeps the first bytes of a map: whole pieces, or all of it.
+    fn keep(&self, id: MapId, bytes: &Bytes) {
+        for start in (0..bytes.len()).step_by(PIECE as usize) {
+            let piece = bytes.slice(start..bytes.len().min(start + PIECE as usize));
+            let weight = piece.len();
+            self.pieces.put((id, start as u64 / PIECE), piece, weight);
         }
     }
 
@@ -229,11 +265,7 @@ impl Maps {
                 ImageMap::decode(header, &[&head.bytes[MapHeader::LEN..], &rest].concat())?
             }
         };
-        for start in (0..head.bytes.len()).step_by(PIECE as usize) {
-            let piece = head.bytes.slice(start..head.bytes.len().min(start + PIECE as usize));
-            let weight = piece.len();
-            self.pieces.put((id, start as u64 / PIECE), piece, weight);
-        }
+        self.keep(id, &head.bytes);
         Ok(map)
     }
 

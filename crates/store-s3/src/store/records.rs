@@ -78,10 +78,15 @@ impl IndexStore for RemoteStore {
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
-        self.0.objects.put(&layout::map_key(&id), map.into()).await
+        self.0.objects.put(&layout::map_key(&id), map.clone().into()).await?;
+        self.0.maps.wrote(id, &map);
+        Ok(())
     }
 
     async fn get_map(&self, id: MapId) -> Result<Bytes> {
+        if let Some(map) = self.0.maps.whole(id) {
+            return Ok(map);
+        }
         let found = self.0.objects.get(&layout::map_key(&id), MAX_MAP).await?;
         found.map(|found| found.bytes).ok_or_else(|| Error::not_found(format!("image map {id} is not there")))
     }
