@@ -93,10 +93,11 @@ impl ChunkStore for RemoteStore {
         if unknown.is_empty() {
             return Ok(present);
         }
-        if self.0.locators.live().is_none() {
+        let asked: Vec<EntryKey> = unknown.iter().map(|&n| keys[n]).collect();
+        let known = self.0.locators.find_known(&asked);
+        if self.0.locators.live().is_none() && known.iter().any(Option::is_none) {
             self.read_catalog().await?;
         }
-        let asked: Vec<EntryKey> = unknown.iter().map(|&n| keys[n]).collect();
         let places = self.0.locators.look(kind, &asked).await;
         for (n, found) in unknown.into_iter().zip(self.0.present(&asked, &places)) {
             present[n] = found;

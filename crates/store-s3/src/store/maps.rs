@@ -44,7 +44,7 @@ const EXPECTED: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("not zero");
 /// Bytes of memory for directories, and for pieces.
 const DIRECTORIES: usize = 8 << 20;
 const PIECES: usize = 16 << 20;
-/// Longest map that is kept when it is written, in bytes: the maps of checkpoints, which are folded soon.
+/// Longest map that is kept when it is written or read whole, in bytes: those of checkpoints are folded soon.
 const KEPT: usize = 2 << 20;
 /// Pieces fetched at once by one call.
 const CONCURRENCY: usize = 8;
@@ -89,8 +89,8 @@ impl Maps {
         }
     }
 
-    /// A map that this handle wrote.
-    pub(super) fn wrote(&self, id: MapId, bytes: &Bytes) {
+    /// A whole map that was written or read.
+    pub(super) fn adopt(&self, id: MapId, bytes: &Bytes) {
         let decoded = || {
             let header = MapHeader::decode(bytes.get(..MapHeader::LEN)?).ok()?;
             let behind = bytes.get(MapHeader::LEN..)?;

@@ -79,7 +79,7 @@ impl IndexStore for RemoteStore {
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         self.0.objects.put(&layout::map_key(&id), map.clone().into()).await?;
-        self.0.maps.wrote(id, &map);
+        self.0.maps.adopt(id, &map);
         Ok(())
     }
 
@@ -88,6 +88,8 @@ impl IndexStore for RemoteStore {
             return Ok(map);
         }
         let found = self.0.objects.get(&layout::map_key(&id), MAX_MAP).await?;
-        found.map(|found| found.bytes).ok_or_else(|| Error::not_found(format!("image map {id} is not there")))
+        let found = found.ok_or_else(|| Error::not_found(format!("image map {id} is not there")))?;
+        self.0.maps.adopt(id, &found.bytes);
+        Ok(found.bytes)
     }
 }
