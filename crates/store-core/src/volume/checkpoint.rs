@@ -182,7 +182,7 @@ impl Shared {
             overlay.rebase(checkpoint, count).await?;
             shared.change_view(|view| {
                 view.layers.truncate(view.layers.len() - count);
-                view.base = Arc::new(Base::Index(IndexBase::new(index)));
+                view.base = Arc::new(Base::Index(IndexBase::new(index).watched_by(&shared.watch)));
                 view.checkpoint = Some(checkpoint);
             });
             Ok(())
