@@ -33,12 +33,14 @@ const PIECE: u64 = 4 * PAGE_LEN as u64;
 /// Longest directory, in bytes: that of 16 million entries in 3 million packs.
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// Bytes of memory for locators, and for pages of those that are not whole.
-const LOCATORS: usize = 40 << 20;
+const LOCATORS: usize = 24 << 20;
 const PIECES: usize = 4 << 20;
 /// Requests at once of one call.
 const CONCURRENCY: usize = 8;
 /// Entries whose pages are held at a time.
 const BATCH: usize = 64;
+/// Own locators that are remembered once the catalog names them: as many as one publish may have written.
+const OWN: usize = 64;
 /// Nodes of one question that large locators are asked for.
 const ASKED_NODES: usize = 4;
 
@@ -59,13 +61,21 @@ pub(super) struct OpenLocator {
     pub(super) whole: Option<Bytes>,
 }
 
+/// A locator that this handle wrote.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    reference: LocatorRef,
+    /// The catalog names it, or did.
+    named: bool,
+}
+
 /// The locators of a store: those of the catalog as last seen, and those of this handle that it does not name yet.
 #[derive(Debug)]
 pub(super) struct Locators {
     objects: Objects,
     live: Mutex<Option<Arc<Live>>>,
-    /// Oldest first.
-    own: Mutex<Vec<LocatorRef>>,
+    /// Those that this handle wrote lately, oldest first.
+    own: Mutex<Vec<Own>>,
     open: Shelf<LocatorId, Arc<OpenLocator>>,
     pieces: Shelf<(LocatorId, u64), Bytes>,
     allowance: Mutex<Allowance>,
@@ -90,7 +100,16 @@ impl Locators {
             locators: catalog.locators.iter().rev().copied().collect(),
         };
         *self.live.lock() = Some(Arc::new(live));
-        self.own.lock().retain(|own| !catalog.locators.iter().any(|known| known.id == own.id));
+        let mut own = self.own.lock();
+        for own in own.iter_mut() {
+            own.named |= catalog.locators.contains(&own.reference);
+        }
+        let mut superfluous = own.iter().filter(|own| own.named).count().saturating_sub(OWN);
+        own.retain(|own| {
+            let drop = own.named && superfluous > 0;
+            superfluous -= usize::from(drop);
+            !drop
+        });
     }
 
     /// The catalog's locators as last seen.
@@ -105,18 +124,19 @@ impl Locators {
         let directory = &bytes[LocatorHeader::LEN..LocatorHeader::LEN + header.directory_len()];
         let locator = Locator::decode(header, directory)?;
         self.open.put(reference.id, Arc::new(OpenLocator { locator, whole: Some(bytes) }), len);
-        self.own.lock().push(reference);
+        self.own.lock().push(Own { reference, named: false });
         Ok(())
     }
 
     /// Locators that the catalog may not name yet, oldest first.
     pub(super) fn offered(&self) -> Vec<LocatorRef> {
-        self.own.lock().clone()
+        self.own.lock().iter().filter(|own| !own.named).map(|own| own.reference).collect()
     }
 
     /// All locators, newest first, and how many of them are not the catalog's.
     fn all(&self) -> (Vec<LocatorRef>, usize) {
-        let mut all: Vec<LocatorRef> = self.own.lock().iter().rev().copied().collect();
+        let mut all = self.offered();
+        all.reverse();
         let own = all.len();
         if let Some(live) = self.live() {
             all.extend(live.locators.iter().copied());
@@ -138,6 +158,26 @@ impl Locators {
             }
         }
         found
+    }
+
+    /// As [`find_known`](Self::find_known), and what this handle put is found even if its locators were too many to
+    /// stay in memory. Whoever asks in the order of the puts fetches each of them once.
+    pub(super) async fn find_own(&self, keys: &[EntryKey]) -> Result<Vec<Option<Placement>>> {
+        let known = self.find_known(keys).into_iter();
+        let mut found: Vec<Option<Placement>> = known.map(|place| place.map(|(place, _)| place)).collect();
+        let own = self.own.lock().clone();
+        for Own { reference, .. } in own.iter().rev() {
+            let missing: Vec<usize> = (0..keys.len()).filter(|&n| found[n].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            if self.open.peek(&reference.id).is_none() {
+                let open = self.load_whole(reference).await?;
+                let places = self.search(reference, &open, keys, missing).await?;
+                places.into_iter().for_each(|(n, place)| found[n] = Some(place));
+            }
+        }
+        Ok(found)
     }
 
     /// As [`find_known`](Self::find_known), with such requests as the allowance has left.

@@ -114,7 +114,7 @@ async fn puts_fail_once_there_is_no_room_for_what_could_not_be_uploaded() {
             }
         }
     }
-    assert!((3..=5).contains(&accepted), "memory for three uploads and the open pack, not {accepted}");
+    assert!((2..=4).contains(&accepted), "memory for two uploads and the open pack, not {accepted}");
     broken.store(false, Ordering::Relaxed);
     store.put(DATA, chunks[accepted..].to_vec()).await.expect("there is room again");
     publish(&store).await;
@@ -134,9 +134,9 @@ async fn a_put_waits_for_room_and_may_be_dropped() {
         let (id, bytes) = chunks[n].clone();
         store.put_encoded(DATA, vec![(id, Encoded::raw(bytes))]).now_or_never()
     };
-    // Three in flight, one full pack that waits: the next one waits, and is dropped.
+    // Two in flight, one full pack that waits: the next put waits, and is dropped.
     let accepted = (0..10).take_while(|n| put(*n).is_some_and(|done| done.is_ok())).count();
-    assert_eq!(accepted, 4);
+    assert_eq!(accepted, 3);
     assert!(store.sync().now_or_never().is_none(), "nothing is durable yet");
     bucket.open_gate();
     publish(&store).await;
@@ -158,7 +158,7 @@ async fn many_entries_go_to_locators_early() {
         store.put_encoded(DATA, (first..first + 1000).map(entry).collect()).await.expect("put");
     }
     let before = store.sync().await.expect("sync").locators;
-    assert!((2..=3).contains(&before.len()), "{before:?}");
+    assert!((3..=4).contains(&before.len()), "{before:?}");
     assert_eq!(before.iter().map(|locator| locator.entries).sum::<u64>(), 200_000);
     let some: Vec<_> = (0..200_000).step_by(777).map(|n| entry(n).0).collect();
     bucket.requests();
@@ -188,5 +188,5 @@ async fn a_checkpoint_takes_few_requests_beyond_its_packs() {
         assert_eq!(requests.len() - others.len(), 1, "one pack: {requests:#?}");
         counts.push(others.len());
     }
-    assert!(counts[0] <= 14 && counts[1..].iter().all(|count| *count <= 10), "{counts:?}");
+    assert!(counts[0] <= 14 && counts[1..].iter().all(|count| *count <= 11), "{counts:?}");
 }
