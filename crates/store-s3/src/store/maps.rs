@@ -114,6 +114,18 @@ impl Maps {
         Some(pieces.collect::<Option<Vec<_>>>()?.concat().into())
     }
 
+    /// Length of a map in bytes. A small one is in memory then.
+    pub(super) async fn len(&self, id: MapId) -> Result<u64> {
+        if let Some(Some(map)) = self.open.peek(&id) {
+            return Ok(map.header().file_len());
+        }
+        let start = self.objects.get_window(&layout::map_key(&id), 0..PIECE).await?;
+        if start.bytes.len() as u64 == start.object_len {
+            self.adopt(id, &start.bytes);
+        }
+        Ok(start.object_len)
+    }
+
     /// Keeps the first bytes of a map: whole pieces, or all of it.
     fn keep(&self, id: MapId, bytes: &Bytes) {
         for start in (0..bytes.len()).step_by(PIECE as usize) {
