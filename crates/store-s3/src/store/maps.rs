@@ -39,6 +39,8 @@ const HEAD: u64 = 4 * PIECE;
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// Images whose maps are asked for nodes.
 const IMAGES: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
+/// Maps whose lengths are remembered.
+const LENS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Chunks that are expected at most, some 100 bytes each.
 const EXPECTED: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("not zero");
 /// Bytes of memory for directories, and for pieces.
@@ -59,6 +61,8 @@ pub(super) struct Maps {
     /// `None` for one that can't be used.
     open: Shelf<MapId, Option<Arc<ImageMap>>>,
     pieces: Shelf<(MapId, u64), Bytes>,
+    /// Lengths that were asked for.
+    lens: Mutex<LruCache<MapId, u64>>,
 }
 
 /// Where to look for a data chunk.
@@ -77,6 +81,7 @@ impl Maps {
             expected: Mutex::new(LruCache::new(EXPECTED)),
             open: Shelf::new(DIRECTORIES),
             pieces: Shelf::new(PIECES),
+            lens: Mutex::new(LruCache::new(LENS)),
         }
     }
 
@@ -119,7 +124,11 @@ impl Maps {
         if let Some(Some(map)) = self.open.peek(&id) {
             return Ok(map.header().file_len());
         }
+        if let Some(len) = self.lens.lock().get(&id) {
+            return Ok(*len);
+        }
         let start = self.objects.get_window(&layout::map_key(&id), 0..PIECE).await?;
+        self.lens.lock().put(id, start.object_len);
         if start.bytes.len() as u64 == start.object_len {
             self.adopt(id, &start.bytes);
         }

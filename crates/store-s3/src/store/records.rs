@@ -60,6 +60,9 @@ impl IndexStore for RemoteStore {
             Some(version) => self.replace(&key, bytes, version).await,
             None => self.create_image(&key, bytes).await,
         };
+        if written.is_ok() {
+            self.0.maps.observe(&record.name, &record.maps);
+        }
         let known = written
             .as_ref()
             .ok()
