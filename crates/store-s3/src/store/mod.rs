@@ -90,7 +90,7 @@ impl Default for RemoteOptions {
         Self {
             compression: Compression::Zstd(3),
             pack_target: 16 << 20,
-            uploads: 3,
+            uploads: 2,
             timeouts: Timeouts::default(),
             single_writer: false,
             clock: Arc::new(SystemClock),
@@ -196,11 +196,15 @@ impl RemoteStore {
     async fn load(objects: Objects, options: RemoteOptions) -> Result<Self> {
         let place = objects.place();
         let found = objects.get_decoded(DESCRIPTOR_KEY, MAX_DESCRIPTOR, Descriptor::decode).await;
-        let Some((descriptor, _)) = found.map_err(|e| e.context(format!("store {place}")))? else {
+        let Some((descriptor, _)) =
+            found.map_err(|e| e.context(format!("the store at {place} can't be opened")))?
+        else {
             return Err(Error::not_found(format!(
                 "there is no store at {place}: make one with 'gabion init {place}'"
             )));
         };
+        let refusal = descriptor.features.check_write(&format!("the store at {place}")).err();
+        let objects = objects.refusing_writes(refusal);
         Ok(Self::with(objects, descriptor, options))
     }
 

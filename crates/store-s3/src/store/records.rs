@@ -60,6 +60,9 @@ impl IndexStore for RemoteStore {
             Some(version) => self.replace(&key, bytes, version).await,
             None => self.create_image(&key, bytes).await,
         };
+        if written.is_ok() {
+            self.0.maps.observe(&record.name, &record.maps);
+        }
         let known = written
             .as_ref()
             .ok()
@@ -137,29 +140,24 @@ impl IndexStore for RemoteStore {
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         self.0.objects.put(&layout::map_key(&id), map.clone().into()).await?;
-        self.0.recalled.set_map(id, &map);
+        self.0.maps.adopt(id, &map);
         Ok(())
     }
 
     async fn get_map(&self, id: MapId) -> Result<Bytes> {
-        if let Some(bytes) = self.0.recalled.map(id).and_then(|known| known.bytes) {
-            return Ok(bytes);
+        if let Some(map) = self.0.maps.whole(id) {
+            return Ok(map);
         }
         let found = self.0.objects.get(&layout::map_key(&id), MAX_MAP).await?;
-        let missing = || Error::not_found(format!("image map {id} is not in {}", self.0.objects.place()));
-        let bytes = found.map(|found| found.bytes).ok_or_else(missing)?;
-        self.0.recalled.set_map(id, &bytes);
-        Ok(bytes)
+        let found = found.ok_or_else(|| {
+            Error::not_found(format!("image map {id} is not in {}", self.0.objects.place()))
+        })?;
+        self.0.maps.adopt(id, &found.bytes);
+        Ok(found.bytes)
     }
 
-    /// A request for one byte, unless the length is known.
     async fn map_len(&self, id: MapId) -> Result<u64> {
-        if let Some(known) = self.0.recalled.map(id) {
-            return Ok(known.len);
-        }
-        let len = self.0.objects.get_window(&layout::map_key(&id), 0..1).await?.object_len;
-        self.0.recalled.set_map_len(id, len);
-        Ok(len)
+        self.0.maps.len(id).await
     }
 }
 

@@ -3,7 +3,6 @@
 mod bucket;
 mod conformance;
 mod merging;
-mod publishes;
 mod reads;
 mod support;
 mod uploads;
