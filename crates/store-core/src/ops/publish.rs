@@ -64,6 +64,9 @@ pub struct Publish<'a> {
     pub epoch: Option<u64>,
     /// The volume that will stand on the checkpoint.
     pub pin: Option<NewBase>,
+    /// If this makes the image: another of the store that it goes on from. Its maps, which tell of what they have
+    /// in common, are the new image's, too.
+    pub maps_of: Option<&'a ImageName>,
 }
 
 /// A volume that is about to change its base.
@@ -89,6 +92,7 @@ impl<'a> Publish<'a> {
             after: None,
             epoch: None,
             pin: None,
+            maps_of: None,
         }
     }
 
@@ -134,7 +138,11 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     })
     .await?;
-    let map = maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let map = match what {
+        // The other image's maps tell of all of it.
+        Publish { nodes: [], chunks: [], maps_of: Some(_), .. } => None,
+        _ => maps::write(store, what.checkpoint, what.nodes, what.chunks).await?,
+    };
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
@@ -232,7 +240,7 @@ async fn change_image(
             None => ImageRecord {
                 name: what.image.clone(),
                 history: Vec::new(),
-                maps: Vec::new(),
+                maps: inherited(store, what.maps_of).await?,
                 boot_trace: None,
                 writer_epoch: what.epoch.unwrap_or(0),
                 write_id: WriteId::random()?,
@@ -250,6 +258,13 @@ async fn change_image(
         }
     }
     Err(busy(&format!("image '{}'", what.image)))
+}
+
+/// The maps of an image that another goes on from. A hint: an image that is gone has none.
+async fn inherited(store: &Store, from: Option<&ImageName>) -> Result<Vec<MapId>> {
+    let Some(from) = from else { return Ok(Vec::new()) };
+    let found = store.index.recall_image(from).await?;
+    Ok(found.map_or_else(Vec::new, |found| found.value.maps))
 }
 
 /// Writes a record under a new write id. If the store's answer is lost, the id tells whether it was written.
