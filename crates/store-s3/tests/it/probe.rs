@@ -54,11 +54,13 @@ async fn refuses_s3s_fs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accepts_moto_again_and_again() {
-    let moto = Moto::start();
-    let base = format!("s3://{}", moto.new_bucket());
-    let place = Place::new(base, format!("?endpoint={}&anonymous=true", moto.endpoint()));
-    for _ in 0..5 {
-        place.init().await;
+    if in_process_with(&Moto::VARIABLES) {
+        let moto = Moto::start();
+        let base = format!("s3://{}", moto.new_bucket());
+        let place = Place::new(base, format!("?endpoint={}", moto.endpoint()));
+        for _ in 0..5 {
+            place.init().await;
+        }
     }
 }
 

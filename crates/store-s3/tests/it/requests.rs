@@ -1,9 +1,10 @@
 //! How many requests things take.
 
+use gabion_store_core::BlockDevice as _;
 use gabion_store_s3::RemoteStore;
 use gabion_testcloud::{Class, Cloud, Operation, Stats};
 
-use super::support::{Place, add, history, memory, noise, options, push, read};
+use super::support::{Place, add, history, memory, noise, open, options, push, read};
 
 /// What a push may ask for apart from its packs.
 fn beside_packs(stats: &Stats) -> u64 {
@@ -27,9 +28,13 @@ async fn a_cold_open_takes_at_most_six_requests() {
     cloud.reset_stats();
 
     let cold = RemoteStore::open(&url, options()).await.unwrap();
-    super::support::open(&cold).await.unwrap();
+    let volume = open(&cold).await.unwrap();
     let stats = cloud.stats();
     assert!(stats.requests() <= 6, "{:#?}", stats.entries);
+    // A leaf and a chunk, each looked for in at most four maps and read from a pack.
+    volume.read(0, &mut [0; 4096]).await.unwrap();
+    let stats = cloud.stats();
+    assert!(stats.requests() <= 6 + 2 * 5, "{:#?}", stats.entries);
     assert_eq!(stats.requests(), stats.of(Operation::Get), "{:#?}", stats.entries);
     assert!(read(&cold).await.unwrap() == disk);
 }
@@ -50,9 +55,10 @@ async fn a_push_of_a_delta_takes_few_requests_beside_its_packs() {
         disk[checkpoint << 20..][..4096].copy_from_slice(&noise(4096, checkpoint as u64));
         add(&here, &disk).await;
         cloud.reset_stats();
-        // Half of them in one process, half each in one of its own.
+        // Half of them in one process, half each in one of its own. A transfer asks for the record that a
+        // replicator recalls.
         let (store, most) = match (checkpoint % 2, &running) {
-            (0, Some(store)) => (RemoteStore::clone(store), 5),
+            (0, Some(store)) => (RemoteStore::clone(store), 6),
             _ => (fresh().await, 14),
         };
         push(&here, &store).await.unwrap();

@@ -44,7 +44,7 @@ impl Place {
 
     /// Google Cloud Storage of the same.
     pub(crate) fn gcs(cloud: &Cloud) -> Self {
-        Self::new("gs://bucket", format!("?endpoint={}&anonymous=true", cloud.gcs_endpoint()))
+        Self::new("gs://bucket/gcs", format!("?endpoint={}&anonymous=true", cloud.gcs_endpoint()))
     }
 
     /// A URL where no store is yet.
@@ -154,10 +154,9 @@ pub(crate) async fn read_through(store: &RemoteStore, cache: &Arc<MemoryCache>) 
     Ok(bytes)
 }
 
-/// Opens image `vm` and reads its first block.
-pub(crate) async fn open(store: &RemoteStore) -> Result<()> {
-    let disk = open_through(store, &Arc::new(MemoryCache::new(64 << 20))).await?;
-    disk.read(0, &mut [0; 4096]).await
+/// Opens image `vm`, as far as to serve it.
+pub(crate) async fn open(store: &RemoteStore) -> Result<Volume> {
+    open_through(store, &Arc::new(MemoryCache::new(64 << 20))).await
 }
 
 async fn open_through(store: &RemoteStore, cache: &Arc<MemoryCache>) -> Result<Volume> {

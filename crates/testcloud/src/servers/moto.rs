@@ -8,7 +8,7 @@ use std::{
 
 use super::{process::Process, tool};
 
-/// A moto server. Every signature is good for it.
+/// A moto server.
 #[derive(Debug)]
 pub struct Moto {
     process: Process,
@@ -16,6 +16,10 @@ pub struct Moto {
 }
 
 impl Moto {
+    /// Credentials for it, as environment variables. It takes any, but writes nothing without.
+    pub const VARIABLES: [(&str, &str); 2] =
+        [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
+
     /// Starts one.
     ///
     /// # Panics
