@@ -36,8 +36,8 @@ fn client_settings(timeouts: &Timeouts) -> [(ClientConfigKey, String); 4] {
 /// Keeps what the bucket, as opposed to a service for credentials, refuses.
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn connector(url: &ObjectUrl, endpoint: Option<&str>) -> Connector {
-    let host = endpoint.and_then(|endpoint| Some(url::Url::parse(endpoint).ok()?.host_str()?.to_owned()));
-    Connector(Address { bucket: url.authority().to_owned(), host })
+    let server = endpoint.and_then(|endpoint| Some(url::Url::parse(endpoint).ok()?.authority().to_owned()));
+    Connector(Address { bucket: url.authority().to_owned(), server })
 }
 
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
@@ -210,7 +210,7 @@ pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Bucket> {
     use object_store::http::HttpBuilder;
     let place = url.place();
     let plain = place.starts_with("http://");
-    let everything = Connector(Address { bucket: String::new(), host: None });
+    let everything = Connector(Address { bucket: String::new(), server: None });
     let mut builder =
         HttpBuilder::new().with_url(&place).with_retry(one_attempt(timeouts)).with_http_connector(everything);
     for (key, value) in client_settings(timeouts) {
