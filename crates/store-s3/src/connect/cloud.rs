@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gabion_store_core::{Error, ErrorKind, Result};
-use object_store::{ClientConfigKey, ObjectStore, RetryConfig, path::Path};
+use object_store::{ClientConfigKey, RetryConfig};
 
 use super::Bucket;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
@@ -41,7 +41,7 @@ fn connector(url: &ObjectUrl, endpoint: Option<&str>) -> Connector {
 }
 
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
-fn bucket(url: &ObjectUrl, store: impl ObjectStore, endpoint: Option<String>) -> Bucket {
+fn bucket(url: &ObjectUrl, store: impl object_store::ObjectStore, endpoint: Option<String>) -> Bucket {
     Bucket { store: Arc::new(store), prefix: url.prefix().clone(), endpoint }
 }
 
@@ -221,5 +221,5 @@ pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Bucket> {
         .build()
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("{place} is no address of a web server")))?;
     // The client knows the path already.
-    Ok(Bucket { store: Arc::new(store), prefix: Path::default(), endpoint: None })
+    Ok(Bucket { store: Arc::new(store), prefix: object_store::path::Path::default(), endpoint: None })
 }
