@@ -162,7 +162,7 @@ async fn row_22_a_push_survives_a_rough_sea() {
         [Fault::slow_down(), Fault::too_many(), Fault::internal(), Fault::Reset].into_iter().enumerate()
     {
         let bench = Bench::s3().await;
-        let when = When::Chance { percent: 10, seed: seed as u64 };
+        let when = When::Chance { percent: 25, seed: seed as u64 };
         bench.cloud.add_fault(Rule::new(fault.clone()).when(when));
         let patient = async || RemoteStore::open(&bench.url, RemoteOptions::default()).await.unwrap();
         push(&bench.here, &patient().await).await.unwrap();
