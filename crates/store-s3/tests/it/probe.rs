@@ -14,7 +14,7 @@ async fn is_for_one_writer(place: &Place) {
     let url = place.fresh();
     let refused = RemoteStore::init(&url, options()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported, "{}", refused.report());
-    let report = refused.report().to_string();
+    let report = refused.report();
     assert!(report.contains("single_writer=true") || report.contains("single-writer"), "{report}");
 
     let sign = if url.to_string().contains('?') { '&' } else { '?' };
