@@ -81,8 +81,10 @@ pub struct OpenImage {
     pub checkpoint: CheckpointId,
     /// Its store.
     pub home: Opened,
-    origin: Option<ImageRecord>,
-    clock: Arc<dyn Clock>,
+    /// The image's record as it was then, if the store is remote: its maps, its boot trace.
+    pub origin: Option<ImageRecord>,
+    /// Tells the times that stand in the store's records.
+    pub clock: Arc<dyn Clock>,
 }
 
 #[cfg(feature = "nbd")]
@@ -102,8 +104,8 @@ pub struct OpenVolume {
     pub volume: Volume,
     /// Its home store.
     pub home: Opened,
-    /// Record of the image that its base is of, as far as it was looked for.
-    origin: Option<ImageRecord>,
+    /// Record of the image that its base is of, as it was when the volume was opened, if its home is remote.
+    pub origin: Option<ImageRecord>,
     overlay: Arc<LocalOverlay>,
     clock: Arc<dyn Clock>,
     ingest: IngestOptions,

@@ -4,8 +4,7 @@ use gabion_testcloud::{Fault, Operation, Rule};
 
 use super::{MIB, local, noise};
 use crate::support::Home;
-use crate::support::bucket::SECRET;
-use crate::support::cloud::Net;
+use crate::support::cloud::{Net, SECRET};
 
 /// Asserts that a message holds every one of these words, and no secret.
 fn says(line: &str, words: &[&str]) {
