@@ -11,7 +11,6 @@ use gabion_store_core::{
     CheckpointId, Error, ErrorKind, ImageName, Result,
     clock::{Clock, SystemClock},
     format::{
-        codec::Compression,
         image_record::{HistoryEntry, ImageRecord},
     },
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
@@ -37,14 +36,13 @@ use crate::warm::Source;
 use crate::{
     InStore, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
     open::{blocking, make_folders, open_with},
+    settings::REMOTE_COMPRESSION,
 };
 
 /// Name of the default local store.
 const LOCAL: &str = "local";
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
-/// How content is encoded that is written straight to a remote store.
-const REMOTE_COMPRESSION: Compression = Compression::Zstd(3);
 /// Format of a lazy base in a volume's record: raw is the only one.
 const RAW: u8 = 0;
 
@@ -154,8 +152,7 @@ impl Host {
         &self.volumes
     }
 
-    /// How content becomes chunks in a store, by the settings. What goes over a network is packed tighter,
-    /// unless the settings say how.
+    /// How content becomes chunks in a store, by the settings.
     pub fn ingest(&self, store: &Opened) -> IngestOptions {
         let Setting { value, origin } = &self.settings.compression;
         let compression = match origin {
