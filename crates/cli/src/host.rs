@@ -10,9 +10,7 @@ use std::{
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, ImageName, Result,
     clock::{Clock, SystemClock},
-    format::{
-        image_record::{HistoryEntry, ImageRecord},
-    },
+    format::image_record::{HistoryEntry, ImageRecord},
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
     replicate::Replicator,

@@ -159,7 +159,8 @@ fn a_served_image_needs_no_permission_to_write() {
     client.write(0, &[1; 4096]).expect("writes stay on the host");
     client.flush().expect("a flush");
     server.terminate();
-    b.refuses(7, ["import", "/dev/zero", "x"]);
+    b.file("disk.raw", &disk);
+    b.refuses(7, ["import", "disk.raw", "x"]);
 }
 
 #[test]
