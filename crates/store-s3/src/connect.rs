@@ -48,6 +48,7 @@ impl Environment {
     }
 
     /// A variable that is set, and not to nothing.
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }

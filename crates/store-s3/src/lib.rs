@@ -14,6 +14,10 @@
 mod connect;
 mod objects;
 mod probe;
+#[cfg_attr(
+    not(any(test, feature = "s3", feature = "gcs", feature = "azure", feature = "http")),
+    expect(dead_code, reason = "without a provider nobody refuses")
+)]
 mod refusal;
 mod requests;
 mod retry;

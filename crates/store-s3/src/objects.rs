@@ -34,13 +34,20 @@ pub(crate) enum Writes {
 pub(crate) struct Objects {
     requests: Requests,
     writes: Writes,
-    /// Set once conditional writes are known to hold.
-    probed: Arc<OnceCell<()>>,
+    /// Set once it is known whether conditional writes hold; the reason if they don't.
+    probed: Arc<OnceCell<Option<Error>>>,
+    /// Why nothing may be written, whatever the bucket can do.
+    refusal: Option<Error>,
 }
 
 impl Objects {
     pub(crate) fn new(requests: Requests, writes: Writes) -> Self {
-        Self { requests, writes, probed: Arc::default() }
+        Self { requests, writes, probed: Arc::default(), refusal: None }
+    }
+
+    /// The same, but every write is answered by `refusal`.
+    pub(crate) fn refusing_writes(self, refusal: Option<Error>) -> Self {
+        Self { refusal, ..self }
     }
 
     /// The store's URL, for messages.
@@ -109,24 +116,51 @@ impl Objects {
 
     /// Keys below `prefix/`, relative to it.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.requests.list(prefix).await?.into_iter().map(|(key, _)| key).collect())
+        Ok(self.list_below(prefix).await?.into_iter().map(|(key, _)| key).collect())
     }
 
     /// All keys of the store, with the length of each object.
     pub(crate) async fn list_sizes(&self) -> Result<Vec<(String, u64)>> {
-        self.requests.list("").await
+        self.list_below("").await
+    }
+
+    async fn list_below(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        if self.read_only() {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{} is behind a web server, which does not list what it has: name the image",
+                    self.place()
+                ),
+            ));
+        }
+        self.requests.list(prefix).await
     }
 
     /// Succeeds if this handle may write, which the first call asks the bucket.
     pub(crate) async fn may_write(&self) -> Result<()> {
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
         match self.writes {
             Writes::None => Err(Error::new(
                 ErrorKind::ReadOnly,
                 format!("{} is behind a web server and can only be read", self.place()),
             )),
             Writes::Single => Ok(()),
-            // Concurrent first writers share one probe; if it is dropped or fails, the next one asks again.
-            Writes::Shared => self.probed.get_or_try_init(|| probe::probe(&self.requests)).await.map(drop),
+            Writes::Shared => match self.probed.get_or_try_init(|| self.probe()).await? {
+                None => Ok(()),
+                Some(refused) => Err(refused.clone()),
+            },
+        }
+    }
+
+    /// Concurrent first writers share one probe; if it is dropped or comes to no verdict, the next one asks again.
+    async fn probe(&self) -> Result<Option<Error>> {
+        match probe::probe(&self.requests).await {
+            Ok(()) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Some(e)),
+            Err(e) => Err(e),
         }
     }
 

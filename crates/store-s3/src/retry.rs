@@ -26,6 +26,8 @@ const WRONG_BODIES: u32 = 2;
 #[derive(Debug)]
 pub(crate) struct Tries {
     end: Instant,
+    /// Attempts that there are, even after that.
+    least: u32,
     failures: u32,
     wrong_bodies: u32,
 }
@@ -38,12 +40,17 @@ impl Tries {
 
     /// Those that begin within `budget` from now.
     pub(crate) fn within(budget: Duration) -> Self {
-        Self { end: Instant::now() + budget, failures: 0, wrong_bodies: 0 }
+        Self { end: Instant::now() + budget, least: 1, failures: 0, wrong_bodies: 0 }
+    }
+
+    /// The same, but so many attempts in any case.
+    pub(crate) fn at_least(self, least: u32) -> Self {
+        Self { least, ..self }
     }
 
     /// Waits until the next attempt may begin, or gives the failure back if there shall be none.
     pub(crate) async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
-        let (first, least) = match failure.again() {
+        let (first, after) = match failure.again() {
             Again::No => return Err(failure),
             Again::AFewTimes if self.wrong_bodies == WRONG_BODIES => return Err(failure),
             Again::AFewTimes => {
@@ -51,11 +58,11 @@ impl Tries {
                 (FIRST, None)
             }
             Again::Yes => (FIRST, None),
-            Again::Slowly(least) => (FIRST_SLOW, least),
+            Again::Slowly(after) => (FIRST_SLOW, after),
         };
         let limit = first.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
-        let pause = least.unwrap_or_default() + limit.mul_f64(random_part());
-        if Instant::now() + pause >= self.end {
+        let pause = after.unwrap_or_default() + limit.mul_f64(random_part());
+        if Instant::now() + pause >= self.end && self.failures + 1 >= self.least {
             return Err(failure);
         }
         self.failures += 1;

@@ -29,14 +29,15 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 pub(crate) struct Address {
     /// Bucket or container; empty if every request concerns it.
     pub(crate) bucket: String,
-    /// Host of the endpoint, if it is not the provider's own.
-    pub(crate) host: Option<String>,
+    /// Host and port of the endpoint, if it is not the provider's own.
+    pub(crate) server: Option<String>,
 }
 
 impl Address {
     fn asked(&self, request: &HttpRequest) -> Asked {
         let host = request.uri().host().unwrap_or_default();
-        let here = self.bucket.is_empty() || self.host.as_deref() == Some(host);
+        let server = request.uri().authority().map(ToString::to_string);
+        let here = self.bucket.is_empty() || (server.is_some() && self.server == server);
         let link_local = host.starts_with("169.254.") || host.starts_with("metadata");
         let named = host.strip_prefix(&self.bucket).is_some_and(|rest| rest.starts_with('.'))
             || request.uri().path().split('/').any(|part| part == self.bucket);

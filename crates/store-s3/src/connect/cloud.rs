@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gabion_store_core::{Error, ErrorKind, Result};
-use object_store::{ClientConfigKey, ObjectStore, RetryConfig, path::Path};
+use object_store::{ClientConfigKey, RetryConfig};
 
 use super::Bucket;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
@@ -36,12 +36,12 @@ fn client_settings(timeouts: &Timeouts) -> [(ClientConfigKey, String); 4] {
 /// Keeps what the bucket, as opposed to a service for credentials, refuses.
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn connector(url: &ObjectUrl, endpoint: Option<&str>) -> Connector {
-    let host = endpoint.and_then(|endpoint| Some(url::Url::parse(endpoint).ok()?.host_str()?.to_owned()));
-    Connector(Address { bucket: url.authority().to_owned(), host })
+    let server = endpoint.and_then(|endpoint| Some(url::Url::parse(endpoint).ok()?.authority().to_owned()));
+    Connector(Address { bucket: url.authority().to_owned(), server })
 }
 
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
-fn bucket(url: &ObjectUrl, store: impl ObjectStore, endpoint: Option<String>) -> Bucket {
+fn bucket(url: &ObjectUrl, store: impl object_store::ObjectStore, endpoint: Option<String>) -> Bucket {
     Bucket { store: Arc::new(store), prefix: url.prefix().clone(), endpoint }
 }
 
@@ -210,7 +210,7 @@ pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Bucket> {
     use object_store::http::HttpBuilder;
     let place = url.place();
     let plain = place.starts_with("http://");
-    let everything = Connector(Address { bucket: String::new(), host: None });
+    let everything = Connector(Address { bucket: String::new(), server: None });
     let mut builder =
         HttpBuilder::new().with_url(&place).with_retry(one_attempt(timeouts)).with_http_connector(everything);
     for (key, value) in client_settings(timeouts) {
@@ -221,5 +221,5 @@ pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Bucket> {
         .build()
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("{place} is no address of a web server")))?;
     // The client knows the path already.
-    Ok(Bucket { store: Arc::new(store), prefix: Path::default(), endpoint: None })
+    Ok(Bucket { store: Arc::new(store), prefix: object_store::path::Path::default(), endpoint: None })
 }

@@ -89,3 +89,17 @@ async fn trouble_is_no_verdict() {
     bucket.puts([Act::status_after(500), Act::status(409), Act::status_after(503), Act::status(503)]);
     probe(&here).await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_is_remembered_and_trouble_is_not() {
+    use crate::objects::{Objects, Writes};
+    let bucket = Scripted::new();
+    let objects = Objects::new(requests(&bucket, "s3://bucket/p"), Writes::Shared);
+    bucket.always(Act::status(403));
+    assert_eq!(objects.may_write().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    bucket.always(Act::Unconditional);
+    assert_eq!(objects.may_write().await.unwrap_err().kind(), ErrorKind::Unsupported);
+    bucket.requests();
+    assert_eq!(objects.put("key", "x".into()).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(bucket.requests(), [""; 0]);
+}

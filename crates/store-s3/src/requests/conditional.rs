@@ -30,8 +30,9 @@ impl Requests {
         match found.map_err(|failure| self.explain(Action::Write, key, &failure))? {
             Put::Done(version) => Ok(Created::Done(version)),
             Put::Refused(Some(found)) => Ok(Created::Exists(found)),
+            // It went as we looked, or there was nothing to write it to.
             Put::Refused(None) => {
-                let failure = Failure::new(Cause::Busy, "it exists and does not exist, by turns");
+                let failure = Failure::new(Cause::Busy, "it is refused, and is not there");
                 Err(self.explain(Action::Write, key, &failure))
             }
         }

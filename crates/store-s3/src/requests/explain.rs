@@ -62,7 +62,10 @@ pub(super) fn explain(place: &str, action: Action, key: &str, failure: &Failure)
         Cause::Busy => format!("{what} failed: others are writing it all the time{detail}"),
         Cause::Denied => format!("{what} was denied{detail}: it needs {}", action.permission(place)),
         Cause::BadCredentials => {
-            format!("{what}: the credentials were refused{detail}: look at {}", variables(place))
+            format!(
+                "{what}: the credentials were refused{detail}: look at {}, and at the clock",
+                variables(place)
+            )
         }
         Cause::NoCredentials => format!("{what}: no credentials{detail}: {}", no_credentials(place)),
         Cause::ClockSkew => {
@@ -73,9 +76,10 @@ pub(super) fn explain(place: &str, action: Action, key: &str, failure: &Failure)
         Cause::WrongRegion(Some(region)) => {
             format!("{what}: the bucket is in region {region}{detail}: add region={region} to the URL")
         }
-        Cause::WrongRegion(None) => format!(
+        Cause::WrongRegion(None) if place.starts_with("s3:") => format!(
             "{what}: the bucket is not here{detail}: add region=NAME to the URL, or look at the endpoint"
         ),
+        Cause::WrongRegion(None) => format!("{what}: it is somewhere else{detail}: look at the URL"),
         Cause::SlowDown(_) => {
             format!("{what} failed: the store asks for fewer requests{detail}: try again later")
         }

@@ -82,18 +82,26 @@ impl Failure {
         Self::new(Cause::TimedOut, format!("no answer in {} s", after.as_secs_f32().ceil()))
     }
 
+    /// The same of a request that needs no object: what it did not find is the bucket.
+    pub(crate) fn of_bucket(self) -> Self {
+        match self.cause {
+            Cause::NotFound => Self { cause: Cause::NoBucket, ..self },
+            _ => self,
+        }
+    }
+
     pub(crate) fn again(&self) -> Again {
         match &self.cause {
             Cause::SlowDown(after) => Again::Slowly(*after),
             Cause::Busy | Cause::Server | Cause::Unreached | Cause::TimedOut | Cause::Unknown => Again::Yes,
-            Cause::WrongBody => Again::AFewTimes,
+            // A service for credentials may be slow to wake up, and nobody waits long for one that is not there.
+            Cause::WrongBody | Cause::NoCredentials => Again::AFewTimes,
             Cause::NotFound
             | Cause::NoBucket
             | Cause::Exists
             | Cause::Changed
             | Cause::Denied
             | Cause::BadCredentials
-            | Cause::NoCredentials
             | Cause::ClockSkew
             | Cause::WrongRegion(_)
             | Cause::WrongLength

@@ -29,6 +29,8 @@ pub(crate) use failure::{Again, Cause, Failure};
 
 /// How often an object is fetched whose bytes are not what they must be.
 const DECODED_FETCHES: usize = 3;
+/// Attempts at an upload that there are in any case: one large one may take longer than all small ones together.
+const UPLOADS: u32 = 3;
 
 /// One store's objects.
 #[derive(Clone)]
@@ -206,10 +208,10 @@ impl Requests {
     /// Writes an immutable object under a key that nobody else uses, as often as it takes to be there.
     pub(crate) async fn put(&self, key: &str, payload: PutPayload) -> Result<()> {
         let limit = self.timeouts.upload(payload.content_length() as u64);
-        let (path, mut tries) = (self.path(key), Tries::within(self.timeouts.retry_budget() + limit));
+        let (path, mut tries) = (self.path(key), self.tries().at_least(UPLOADS));
         loop {
             let put = self.store.put_opts(&path, payload.clone(), PutOptions::from(PutMode::Overwrite));
-            let Err(failure) = in_time(limit, put).await else { return Ok(()) };
+            let Err(failure) = in_time(limit, put).await.map_err(Failure::of_bucket) else { return Ok(()) };
             if let Err(failure) = tries.again(failure).await {
                 return Err(self.explain(Action::Write, key, &failure));
             }
@@ -239,7 +241,9 @@ impl Requests {
         let mut pages = self.store.list(Some(path));
         let mut keys = Vec::new();
         // Each answer has its time, however many there are.
-        while let Some(meta) = in_time(self.timeouts.attempt(), pages.try_next()).await? {
+        while let Some(meta) =
+            in_time(self.timeouts.attempt(), pages.try_next()).await.map_err(Failure::of_bucket)?
+        {
             let Some(parts) = meta.location.prefix_match(path) else { continue };
             let parts: Vec<_> = parts.map(|part| part.as_ref().to_owned()).collect();
             keys.push((parts.join("/"), meta.size));

@@ -105,11 +105,6 @@ async fn what_does_not_pass_is_said_at_once() {
         (Act::code(501, "NotImplemented"), ErrorKind::Unsupported, "can't do that"),
         (Act::status(400), ErrorKind::Invalid, "status 400"),
         (
-            Act::Refuse(Refusal::new(Asked::Credentials, 404)),
-            ErrorKind::PermissionDenied,
-            "AWS_ACCESS_KEY_ID",
-        ),
-        (
             Act::Refuse(Refusal { region: Some("eu-west-1".into()), ..Refusal::new(Asked::Bucket, 301) }),
             ErrorKind::Invalid,
             "region=eu-west-1",
@@ -122,6 +117,50 @@ async fn what_does_not_pass_is_said_at_once() {
         assert!(e.to_string().contains(words), "{e}");
         assert_eq!(bucket.requests().len(), 1, "{act:?} is not tried again");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_credentials_are_said_soon() {
+    let (bucket, requests) = with_object(b"0123456789").await;
+    let none = Act::Refuse(Refusal::new(Asked::Credentials, 404));
+    bucket.gets([none.clone(), none.clone()]);
+    assert_eq!(read(&requests).await, "0123456789");
+    bucket.always(none);
+    bucket.requests();
+    let started = Instant::now();
+    let e = requests.get("key", 100).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::PermissionDenied);
+    assert!(e.to_string().contains("AWS_ACCESS_KEY_ID"), "{e}");
+    assert!(bucket.requests().len() == 3 && started.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_or_list_that_finds_nothing_has_no_bucket() {
+    let (bucket, requests) = with_object(b"0123456789").await;
+    bucket.always(Act::status(404));
+    for e in [
+        requests.put("other", "x".into()).await.unwrap_err(),
+        requests.list("dir").await.unwrap_err(),
+        requests.create("other", "x".into()).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(e.kind(), ErrorKind::Unavailable);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_upload_is_tried_again_however_long_it_took() {
+    let bucket = Scripted::new();
+    let requests = requests(&bucket);
+    let payload = PutPayload::from(vec![7; 4 << 20]);
+    let limit = Timeouts::default().upload(4 << 20);
+    assert!(limit > Timeouts::default().retry_budget());
+    bucket.puts([Act::Hang, Act::Hang]);
+    requests.put("key", payload.clone()).await.unwrap();
+    // A server that is not there is not waited for so long.
+    bucket.always(Act::status(500));
+    let started = Instant::now();
+    assert_eq!(requests.put("key", payload).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(started.elapsed() <= Timeouts::default().retry_budget());
 }
 
 #[tokio::test(start_paused = true)]

@@ -196,11 +196,15 @@ impl RemoteStore {
     async fn load(objects: Objects, options: RemoteOptions) -> Result<Self> {
         let place = objects.place();
         let found = objects.get_decoded(DESCRIPTOR_KEY, MAX_DESCRIPTOR, Descriptor::decode).await;
-        let Some((descriptor, _)) = found.map_err(|e| e.context(format!("store {place}")))? else {
+        let Some((descriptor, _)) =
+            found.map_err(|e| e.context(format!("the store at {place} can't be opened")))?
+        else {
             return Err(Error::not_found(format!(
                 "there is no store at {place}: make one with 'gabion init {place}'"
             )));
         };
+        let refusal = descriptor.features.check_write(&format!("the store at {place}")).err();
+        let objects = objects.refusing_writes(refusal);
         Ok(Self::with(objects, descriptor, options))
     }
 

@@ -42,7 +42,7 @@ fn credentials_that_can_not_be_had_are_no_trouble_of_the_bucket() {
     assert_eq!(cause(&error(403)), Cause::NoCredentials);
     assert_eq!(Failure::from(&error(503)).again(), Again::Slowly(None));
     let unreached = |asked, timed_out| generic(Unreached { asked, timed_out, why: "refused".into() });
-    assert_eq!(Failure::from(&unreached(Asked::Credentials, true)).again(), Again::No);
+    assert_eq!(Failure::from(&unreached(Asked::Credentials, true)).again(), Again::AFewTimes);
     assert_eq!(cause(&unreached(Asked::Bucket, true)), Cause::TimedOut);
     assert_eq!(cause(&unreached(Asked::Bucket, false)), Cause::Unreached);
 }
