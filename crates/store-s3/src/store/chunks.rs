@@ -52,7 +52,13 @@ impl Inner {
         let present = self.present(&keys, &self.locators.find_known(&keys));
         let absent = keys.into_iter().zip(entries).zip(present).filter(|(_, present)| !present);
         let prepare = |((key, (_, entry)), _)| Prepared::new(key, entry);
-        self.writer.append(absent.map(prepare).collect::<Result<_>>()?).await
+        let entries: Vec<Prepared> = absent.map(prepare).collect::<Result<_>>()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // Told at the first put, not once a pack is full.
+        self.objects.may_write().await?;
+        self.writer.append(entries).await
     }
 
     /// The generation to publish under; once an older one was handed out, only newer answers count.
