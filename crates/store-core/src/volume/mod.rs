@@ -23,7 +23,7 @@ use std::{fmt, sync::Arc};
 use parking_lot::RwLock;
 
 pub use base::{Base, BaseSource, IndexBase};
-pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Home};
+pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Frozen, Home};
 
 use crate::{
     BlockRange, CheckpointId, Error, ErrorKind, Result,
