@@ -59,10 +59,12 @@ pub struct OpenVolume {
     pub volume: Volume,
     /// Its home store.
     pub home: Opened,
-    overlay: Arc<LocalOverlay>,
-    clock: Arc<dyn Clock>,
+    pub(crate) overlay: Arc<LocalOverlay>,
+    pub(crate) clock: Arc<dyn Clock>,
     ingest: IngestOptions,
     replication: OnceLock<Arc<Replicator>>,
+    /// Held by whoever stages checkpoints or sends them home.
+    pub(crate) staging: tokio::sync::Mutex<()>,
 }
 
 impl Host {
@@ -321,6 +323,7 @@ impl Host {
             clock,
             ingest,
             replication: OnceLock::new(),
+            staging: tokio::sync::Mutex::default(),
         })
     }
 
@@ -382,7 +385,8 @@ impl OpenVolume {
         info.base.is_none() && info.lazy_base.is_some()
     }
 
-    /// Appends the volume's state to an image of its home store: the one of its own name, or `image`.
+    /// Appends the volume's state to an image of its home store: the one of its own name, or `image`. If home is out
+    /// of reach the checkpoint is staged on this host, see [`send_staged`](Self::send_staged).
     pub async fn checkpoint(
         &self,
         image: Option<&ImageName>,
@@ -396,7 +400,27 @@ impl OpenVolume {
             // As the image's owner, or not at all if it has another one by now.
             options.append = replicator.append();
         }
-        self.volume.checkpoint(&self.home(), &options, job).await
+        let (home, _staging) = (self.home(), self.staging.lock().await);
+        let away = match self.send_staged_alone(job).await {
+            Ok(_) => None,
+            Err(e) if e.kind() == ErrorKind::Unavailable => Some(e),
+            Err(e) => {
+                tracing::warn!("volume '{}': its staged checkpoints stay so: {}", self.name, e.report());
+                None
+            }
+        };
+        let frozen = self.volume.freeze(&home, &options, job).await?;
+        let away = match away {
+            Some(error) => error,
+            None => match frozen.publish(&home, &options, job).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable => e,
+                done => return done,
+            },
+        };
+        tracing::warn!("volume '{}': its home store is out of reach: {}", self.name, away.report());
+        self.stage(&frozen, &options, job)
+            .await
+            .map_err(|e| away.context(format!("the checkpoint can't be staged either ({})", e.report())))
     }
 
     /// Brings the rest of a lazy base into the home store.
@@ -491,7 +515,7 @@ fn make_folders(folder: &Path) -> Result<()> {
     })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?

@@ -14,6 +14,7 @@ mod replicate;
 mod server;
 mod settings;
 mod size;
+mod staging;
 
 pub use gabion_nbd as nbd;
 pub use gabion_store_core as core;
@@ -26,4 +27,5 @@ pub use places::Places;
 pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply, parse_duration};
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};
+pub use staging::StagedImage;
 pub use size::{format_bytes, parse_size};

@@ -78,6 +78,8 @@ pub struct Checkpointed {
     pub held: Duration,
     /// What was stored.
     pub stats: IngestStats,
+    /// Whether it is staged: it waits beside its home store, which is out of reach.
+    pub staged: bool,
 }
 
 /// A volume whose layers are frozen for a checkpoint: one point in time, until it is dropped. Nobody else can change
@@ -114,7 +116,7 @@ impl Frozen {
         let frozen = self.shared.frozen(staging)?;
         let options = CheckpointOptions { append: Append::Any, ..options.clone() };
         let (made, _) = frozen.publish(staging, &options, None, job).await?;
-        Ok(Checkpointed { held: self.held, ..made })
+        Ok(Checkpointed { held: self.held, staged: true, ..made })
     }
 }
 
@@ -203,7 +205,7 @@ impl FrozenView {
         };
         publish(&to.store, &*to.clock, what).await?;
         let (size, held, stats) = (checkpoint.size, Duration::ZERO, ingested.stats);
-        Ok((Checkpointed { checkpoint: id, size, held, stats }, ingested.index))
+        Ok((Checkpointed { checkpoint: id, size, held, stats, staged: false }, ingested.index))
     }
 }
 
@@ -224,8 +226,10 @@ impl Shared {
         let view = View {
             layers: view.layers[1..].to_vec(),
             base: match &*view.base {
-                Base::Empty => Arc::clone(&view.base),
-                _ => Arc::new(Base::Index(IndexBase::new(base.clone()))),
+                Base::Index(old) if !Arc::ptr_eq(old.index().nodes(), &to.nodes) => {
+                    Arc::new(Base::Index(IndexBase::new(base.clone())))
+                }
+                _ => Arc::clone(&view.base),
             },
             checkpoint: view.checkpoint,
             size: view.size,
