@@ -12,6 +12,7 @@ mod maps;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 
 pub use check::{CheckReport, Damage, Depth, check};
 pub use diff::{DiskDiff, diff};
@@ -21,3 +22,4 @@ pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
 pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
+pub use transfer::{Plan, Side, TransferOptions, Transferred, plan, transfer};

@@ -24,6 +24,7 @@
 //! it. The epoch is compared in the record whose version the CAS compares, so that a displaced writer can't
 //! publish from the moment of the claim on.
 
+use super::maps::{self, NewMap};
 use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
     clock::{Clock, Timestamp},
@@ -133,7 +134,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     })
     .await?;
-    let map = super::maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let map = maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
@@ -212,7 +213,7 @@ fn displaced(image: &ImageName) -> Error {
 async fn change_image(
     store: &Store,
     what: Publish<'_>,
-    map: Option<MapId>,
+    map: Option<NewMap>,
 ) -> Result<(ImageRecord, Vec<MapId>)> {
     for attempt in 0..ATTEMPTS {
         let mut found = match attempt {
@@ -241,7 +242,7 @@ async fn change_image(
             return Ok((record, Vec::new()));
         }
         record.history.insert(0, what.entry());
-        let replaced = super::maps::add(store, &mut record, map).await?;
+        let replaced = maps::add(store, &mut record, map).await?;
         match write_record(store, &mut record, found.as_ref().map(|found| &found.version)).await {
             Ok(()) => return Ok((record, replaced)),
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {}
@@ -356,3 +357,6 @@ fn busy(what: &str) -> Error {
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),
     )
 }
+
+#[cfg(test)]
+mod tests;
