@@ -29,7 +29,7 @@ use gabion_store_local::{
 };
 use parking_lot::Mutex;
 
-use crate::{InStore, Opened, Origin, Places, Setting, Settings, StoreUrl, open::open_with};
+use crate::{staging::Located, InStore, Opened, Origin, Places, Setting, Settings, StoreUrl, open::open_with};
 
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
@@ -65,6 +65,8 @@ pub struct OpenVolume {
     replication: OnceLock<Arc<Replicator>>,
     /// Held by whoever stages checkpoints or sends them home.
     pub(crate) staging: tokio::sync::Mutex<()>,
+    /// Told when something was staged.
+    pub(crate) staged: tokio::sync::Notify,
 }
 
 impl Host {
@@ -324,6 +326,7 @@ impl Host {
             ingest,
             replication: OnceLock::new(),
             staging: tokio::sync::Mutex::default(),
+            staged: tokio::sync::Notify::new(),
         })
     }
 
@@ -344,9 +347,8 @@ impl Host {
     }
 
     async fn base_of(&self, image: &InStore<ImageRef>) -> Result<(Base, u64, CheckpointId)> {
-        let home = self.store_of(image.store.as_deref()).await?;
-        let entry = resolve(&home.store, &image.name).await?;
-        let (checkpoint, index) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
+        let Located { entry, nodes, .. } = self.locate(image).await?;
+        let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
         Ok((Base::Index(IndexBase::new(index)), checkpoint.size, entry.checkpoint))
     }
 

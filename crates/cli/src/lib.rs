@@ -27,5 +27,5 @@ pub use places::Places;
 pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply, parse_duration};
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};
-pub use staging::StagedImage;
+pub use staging::{Located, StagedImage};
 pub use size::{format_bytes, parse_size};

@@ -17,11 +17,14 @@
 //!
 //! The store beside is no whole store: it holds what is new against the volume's base, and nothing of the base.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gabion_store_core::{
-    Error, ErrorKind, ImageName, IndexStore, Result, Store,
-    format::image_record::ImageRecord,
+    Error, ErrorKind, ImageName, Result, Store,
+    format::image_record::{HistoryEntry, ImageRecord},
     index::NodeCache,
     ops::{ImageRef, Job, Revision, Side, TransferOptions, resolve, transfer},
     stores::{Cached, MemoryCache, Stack},
@@ -32,7 +35,7 @@ use gabion_store_local::{
     store::LocalStore,
 };
 
-use crate::{Host, OpenVolume, Opened};
+use crate::{Host, InStore, OpenVolume, Opened, host::blocking};
 
 /// In a volume's folder: the store of its staged checkpoints.
 const STAGED: &str = "staged";
@@ -52,7 +55,7 @@ pub struct StagedImage {
 }
 
 /// The store in `folder`, or `None` if there is none.
-fn open_beside(folder: &std::path::Path) -> Result<Option<Store>> {
+fn open_beside(folder: &Path) -> Result<Option<Store>> {
     match LocalStore::open(Arc::new(StdFs), folder) {
         Ok(store) => Ok(Some(store.into_store())),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Invalid) => Ok(None),
@@ -96,7 +99,7 @@ impl OpenVolume {
         job: &Job,
     ) -> Result<Checkpointed> {
         let (folder, clock) = (self.staged_folder(), Arc::clone(&self.clock));
-        let beside = crate::host::blocking(move || {
+        let beside = blocking(move || {
             if let Some(store) = open_beside(&folder)? {
                 return Ok(store);
             }
@@ -107,7 +110,14 @@ impl OpenVolume {
         });
         let (store, nodes) = read_through(&beside.await?, Some(&self.home))?;
         let staging = Home { store, nodes, clock: Arc::clone(&self.clock) };
-        frozen.stage(&staging, options, job).await
+        let made = frozen.stage(&staging, options, job).await?;
+        self.staged.notify_one();
+        Ok(made)
+    }
+
+    /// Waits until something was staged since the last call.
+    pub(crate) async fn staged_some(&self) {
+        self.staged.notified().await;
     }
 
     /// Sends staged checkpoints home, oldest first, and removes the store beside once home has them all. Gives how
@@ -122,7 +132,7 @@ impl OpenVolume {
 
     pub(crate) async fn send_staged_alone(&self, job: &Job) -> Result<usize> {
         let folder = self.staged_folder();
-        let opened = crate::host::blocking(move || open_beside(&folder)).await?;
+        let opened = blocking(move || open_beside(&folder)).await?;
         let Some(beside) = opened else { return Ok(0) };
         let (store, _) = read_through(&beside, Some(&self.home))?;
         let mut sent = 0;
@@ -151,7 +161,7 @@ impl OpenVolume {
             }
         }
         let folder = self.staged_folder();
-        crate::host::blocking(move || LocalStore::destroy(&StdFs, &folder)).await?;
+        blocking(move || LocalStore::destroy(&StdFs, &folder)).await?;
         Ok(sent)
     }
 
@@ -166,17 +176,51 @@ impl OpenVolume {
     }
 }
 
+/// A checkpoint that was found by name.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The checkpoint.
+    pub entry: HistoryEntry,
+    /// Nodes to read its disk through.
+    pub nodes: Arc<NodeCache>,
+    /// Whether it is staged, rather than in its store.
+    pub staged: bool,
+}
+
 impl Host {
+    /// A checkpoint by its name: from its store or, if that does not have it or is out of reach, from what is staged
+    /// for it on this host.
+    pub async fn locate(&self, image: &InStore<ImageRef>) -> Result<Located> {
+        let home = self.store_of(image.store.as_deref()).await;
+        let found = match &home {
+            Ok(home) => resolve(&home.store, &image.name).await.map(|entry| (entry, &home.nodes)),
+            Err(error) => Err(error.clone()),
+        };
+        let error = match found {
+            Ok((entry, nodes)) => return Ok(Located { entry, nodes: Arc::clone(nodes), staged: false }),
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) => return Err(e),
+            Err(e) => e,
+        };
+        let url = self.url_of(image.store.as_deref())?.to_string();
+        for staged in self.staged().await?.into_iter().filter(|staged| staged.home == url) {
+            if let Some(entry) = staged.resolve(&image.name).await? {
+                let (_, nodes) = read_through(&staged.store, home.as_ref().ok())?;
+                return Ok(Located { entry, nodes, staged: true });
+            }
+        }
+        Err(error)
+    }
+
     /// What is staged on this host, by volume. A volume that can't be looked into is left out, and the log says so.
     pub async fn staged(&self) -> Result<Vec<StagedImage>> {
         let volumes = self.volumes().clone();
-        let found = crate::host::blocking(move || volumes.list()).await?;
+        let found = blocking(move || volumes.list()).await?;
         let mut all = Vec::new();
         for volume in found {
             let Ok(info) = volume.record.map(|record| record.info) else { continue };
             let folder = volume.folder.join(STAGED);
             let staged = async {
-                let opened = crate::host::blocking(move || open_beside(&folder)).await?;
+                let opened = blocking(move || open_beside(&folder)).await?;
                 let Some(store) = opened else { return Ok(Vec::new()) };
                 let records = images(&store).await?;
                 Ok::<_, Error>(records.into_iter().map(|record| (record, store.clone())).collect())
@@ -198,16 +242,8 @@ impl Host {
 }
 
 impl StagedImage {
-    /// Nodes to read its disks through, with what can be had of `home`.
-    pub fn nodes(&self, home: Option<&Opened>) -> Result<Arc<NodeCache>> {
-        read_through(&self.store, home).map(|(_, nodes)| nodes)
-    }
-
     /// The checkpoint that a reference means, if it is staged here.
-    pub async fn resolve(
-        &self,
-        image: &ImageRef,
-    ) -> Result<Option<gabion_store_core::format::image_record::HistoryEntry>> {
+    async fn resolve(&self, image: &ImageRef) -> Result<Option<HistoryEntry>> {
         if image.name != self.record.name {
             return Ok(None);
         }
