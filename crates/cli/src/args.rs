@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Store to use: a folder, file:///PATH, or a name from the configuration
+    /// Store to use: a folder, s3://BUCKET/PREFIX (gs://, az://, https://), or a name from the configuration
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// What to do
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 pub(crate) enum Verb {
     /// Make an empty store
     Init {
-        /// Where: a folder or file:///PATH
+        /// Where: a folder, s3://BUCKET/PREFIX, gs://…, az://…, or a name from the configuration
         url: String,
     },
     /// Import a disk as the newest checkpoint of an image
@@ -62,6 +62,10 @@ pub(crate) enum Verb {
         /// Size, as 20G; larger than the image grows the disk
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
+        /// Make it even if its image's store can't be written, so that nothing but the image's history and the
+        /// grace of the store's garbage collection keeps what it stands on
+        #[arg(long, requires = "from")]
+        unpinned: bool,
     },
     /// Serve volumes, images or raw files over NBD, until SIGTERM or Ctrl-C
     Serve(Serve),

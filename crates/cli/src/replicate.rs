@@ -153,35 +153,3 @@ impl From<ReplicationStatus> for ReplicationReply {
         }
     }
 }
-
-/// A time span such as `500ms`, `30s`, `5m` or `1h`.
-pub fn parse_duration(text: &str) -> Result<Duration> {
-    let bad = || Error::invalid(format!("'{text}' is no time span: write it like 500ms, 30s, 5m or 1h"));
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(bad()),
-    };
-    number.checked_mul(unit).map(Duration::from_millis).ok_or_else(bad)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_as_people_write_them() {
-        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)] {
-            assert_eq!(parse_duration(text).unwrap(), Duration::from_millis(ms), "{text}");
-        }
-        for bad in ["", "s", "30", "-1s", "1.5s", "30 s", "1d", "99999999999999999999s", "9999999999999999h"]
-        {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
-}

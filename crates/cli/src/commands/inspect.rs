@@ -267,26 +267,28 @@ async fn record(opened: &Opened, image: &ImageName) -> Result<ImageRecord> {
 
 pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
-    let StoreKind::Local(local) = opened.kind.clone();
-    let usage = blocking(move || local.usage()).await?;
-    let classes = [
-        ("packs", usage.packs),
-        ("locators", usage.locators),
-        ("maps", usage.maps),
-        ("records", usage.records),
-    ];
-    let total: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
+    let (classes, pack_count, entries) = match opened.kind.clone() {
+        StoreKind::Local(local) => {
+            let found = blocking(move || local.usage()).await?;
+            ([found.packs, found.locators, found.maps, found.records], found.pack_count, found.entries)
+        }
+        StoreKind::Remote(remote) => {
+            let found = remote.usage().await?;
+            ([found.packs, found.locators, found.maps, found.records], found.pack_count, found.entries)
+        }
+    };
+    let classes = ["packs", "locators", "maps", "records"].into_iter().zip(classes);
+    let total: u64 = classes.clone().map(|(_, bytes)| bytes).sum();
     let mut value = json!({
-        "store": opened.url.to_string(), "total": total, "pack_count": usage.pack_count, "entries": usage.entries,
+        "store": opened.url.to_string(), "total": total, "pack_count": pack_count, "entries": entries,
     });
     let mut text = format!("{}\n", opened.url);
     for (name, bytes) in classes {
         value[name] = json!(bytes);
         text.push_str(&format!("  {name:<9} {:>10}\n", format_bytes(bytes)));
     }
-    let (entries, packs) = (usage.entries, usage.pack_count);
     text.push_str(&format!(
-        "  {:<9} {:>10}  with {entries} entries in {packs} packs",
+        "  {:<9} {:>10}  with {entries} entries in {pack_count} packs",
         "total",
         format_bytes(total)
     ));
@@ -322,5 +324,7 @@ pub(super) fn config(host: &Host, output: &Output) -> Result<()> {
     for (name, path) in &paths {
         text.push_str(&format!("{name:<14} {}\n", path.display()));
     }
-    output.result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text)
+    let stores = host.settings().stores.iter().map(|(name, url)| (name.clone(), json!(url.to_string())));
+    let stores: serde_json::Map<_, _> = stores.collect();
+    output.result(&json!({ "settings": settings, "places": places, "stores": stores }), &text)
 }

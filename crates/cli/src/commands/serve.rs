@@ -6,7 +6,7 @@ use std::{
 };
 
 use gabion::{
-    Export, FlushTo, Host, InStore, ReplicateOptions, Server, ServerHandle,
+    Export, FlushTo, Host, InStore, Pinning, ReplicateOptions, Server, ServerHandle,
     core::{
         Error, ErrorKind, ImageName, Result,
         ops::{ImageRef, resolve},
@@ -136,7 +136,7 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
     if let Some(size) = args.size
         && !host.volumes().contains(name)?
     {
-        host.create_volume(name, None, Some(size)).await?;
+        host.create_volume(name, None, Some(size), Pinning::Pinned).await?;
     }
     let volume = host.open_volume(name, None).await?;
     if let Some(size) = args.size.filter(|size| *size != volume.volume.size()) {

@@ -1,4 +1,5 @@
 mod races;
+mod staged;
 
 use std::sync::Arc;
 

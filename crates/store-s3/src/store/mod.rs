@@ -38,7 +38,10 @@ mod read;
 mod records;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod writer;
+
+pub use usage::RemoteUsage;
 
 use locators::Locators;
 use writer::Writer;
