@@ -40,8 +40,8 @@ use crate::{Host, InStore, OpenVolume, Opened, open::blocking};
 
 /// In a volume's folder: the store of its staged checkpoints.
 const STAGED: &str = "staged";
-/// Memory for index nodes of a staged disk, in bytes.
-const NODES: usize = 16 << 20;
+/// Memory for chunks of a staged disk, and for its nodes if home's can't be shared, in bytes.
+const MEMORY: usize = 16 << 20;
 
 /// Staged checkpoints of one volume for one image.
 #[derive(Clone, Debug)]
@@ -70,10 +70,13 @@ fn read_through(staged: &Store, home: Option<&Opened>) -> Result<(Store, Arc<Nod
     if let Some(home) = home {
         stack = stack.tier("home", Arc::clone(&home.store.chunks));
     }
-    let cache = Arc::new(MemoryCache::new(NODES));
+    let cache = Arc::new(MemoryCache::new(MEMORY));
     let chunks = Arc::new(Cached::new(cache, Arc::new(stack.write_to(STAGED)?)));
-    let nodes = Arc::new(NodeCache::new(Arc::clone(&chunks) as _, NODES));
-    Ok((Store { chunks, index: Arc::clone(&staged.index) }, nodes))
+    let nodes = match home {
+        Some(home) => home.nodes.over(Arc::clone(&chunks) as _),
+        None => NodeCache::new(Arc::clone(&chunks) as _, MEMORY),
+    };
+    Ok((Store { chunks, index: Arc::clone(&staged.index) }, Arc::new(nodes)))
 }
 
 /// The images of a store beside, in the order of their names.

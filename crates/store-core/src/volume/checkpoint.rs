@@ -105,7 +105,8 @@ impl Frozen {
     /// there. The volume stays as it is, with its layers: the checkpoint is a disk that can be read and sent home.
     ///
     /// `staging` writes to the store beside, which gets what is new against the volume's base and nothing else, and
-    /// reads from it and from what caches have of the home store. `Unavailable` if that is not enough to write
+    /// reads from it and from what caches have of the home store; its nodes are those of home
+    /// [over](NodeCache::over) that. `Unavailable` if that is not enough to write
     /// the index. **Cancel safety**: the volume goes on as it was.
     pub async fn stage(
         &self,

@@ -27,7 +27,8 @@ fn sites() -> Sites {
     let stack = Stack::builder().tier("beside", Arc::clone(&beside.chunks)).tier("home", cached);
     let store =
         Store { chunks: Arc::new(stack.write_to("beside").unwrap()), index: Arc::clone(&beside.index) };
-    let staging = Home { nodes: super::nodes(&store), store, clock: Arc::new(clock()) };
+    let nodes = Arc::new(home.nodes.over(Arc::clone(&store.chunks)));
+    let staging = Home { store, nodes, clock: Arc::new(clock()) };
     Sites { faults, home, beside, staging }
 }
 
