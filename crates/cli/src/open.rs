@@ -1,9 +1,11 @@
 //! From a store's URL to a stack.
 //!
 //! ```text
-//! Opened.store   Cached (memory, verifies what enters it) ─► the store
-//! Opened.direct                                              the store
+//! Opened.store   Cached (memory) ─► DiskCached (for remote stores) ─► the store
+//! Opened.direct                                                     the store
 //! ```
+//!
+//! Both caches verify what enters them.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -13,9 +15,12 @@ use gabion_store_core::{
     format::image_record::ImageRecord,
     index::NodeCache,
     stores::{Cached, MemoryCache},
-    types::MapId,
 };
-use gabion_store_local::{fs::StdFs, store::LocalStore};
+use gabion_store_local::{
+    cache::{DiskCache, DiskCached},
+    fs::StdFs,
+    store::LocalStore,
+};
 use gabion_store_s3::{ObjectUrl, RemoteOptions, RemoteStore, Timeouts};
 
 use crate::settings::default_memory_cache;
@@ -99,16 +104,19 @@ impl Opened {
         matches!(self.kind, StoreKind::Remote(_))
     }
 
-    /// Maps of the first of these images that has a checkpoint, newest first: they spare a remote store requests.
-    /// What can't be had is left out.
-    pub(crate) async fn maps(&self, images: &[&ImageName], checkpoint: CheckpointId) -> Vec<MapId> {
+    /// The record of the first of these images that has a checkpoint, if the store is remote: its maps spare
+    /// requests. What can't be had is left out.
+    pub(crate) async fn origin(
+        &self,
+        images: &[&ImageName],
+        checkpoint: CheckpointId,
+    ) -> Option<ImageRecord> {
         if !self.is_remote() {
-            return Vec::new();
+            return None;
         }
         let records = images.iter().map(|image| self.store.index.recall_image(image));
         let has = |record: &ImageRecord| record.history.iter().any(|entry| entry.checkpoint == checkpoint);
-        let records = join_all(records).await.into_iter().flatten().flatten().map(|found| found.value);
-        records.into_iter().find(has).map_or_else(Vec::new, |record| record.maps)
+        join_all(records).await.into_iter().flatten().flatten().map(|found| found.value).find(has)
     }
 }
 
@@ -120,6 +128,8 @@ pub struct StackOptions {
     pub memory: Arc<MemoryCache>,
     /// Memory for index nodes of each store, in bytes.
     pub nodes: usize,
+    /// Disk cache of what remote stores answer.
+    pub disk: Option<DiskCache>,
     /// How buckets are used.
     pub remote: RemoteOptions,
 }
@@ -134,6 +144,7 @@ impl StackOptions {
         Self {
             memory: Arc::new(MemoryCache::new(bytes(memory))),
             nodes: bytes(memory / NODE_SHARE),
+            disk: None,
             remote: RemoteOptions::default(),
         }
     }
@@ -179,7 +190,12 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
         StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
-    let below = Arc::clone(&direct.chunks);
+    let below = match (&kind, &options.disk) {
+        (StoreKind::Remote(_), Some(cache)) => {
+            Arc::new(DiskCached::new(cache.clone(), Arc::clone(&direct.chunks)))
+        }
+        _ => Arc::clone(&direct.chunks),
+    };
     let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));
     Opened {
         url,

@@ -28,7 +28,6 @@ use gabion_store_core::{
     index::NodeCache,
     ops::{ImageRef, Job, Revision, Side, TransferOptions, resolve, transfer},
     stores::{Cached, MemoryCache, Stack},
-    types::MapId,
     volume::{CheckpointOptions, Checkpointed, Frozen, Home},
 };
 use gabion_store_local::{
@@ -187,8 +186,6 @@ pub struct Located {
     pub entry: HistoryEntry,
     /// Nodes to read its disk through.
     pub nodes: Arc<NodeCache>,
-    /// Maps of its image, newest first.
-    pub(crate) maps: Vec<MapId>,
     /// Whether it is staged, rather than in its store.
     pub staged: bool,
 }
@@ -199,14 +196,11 @@ impl Host {
     pub async fn locate(&self, image: &InStore<ImageRef>) -> Result<Located> {
         let home = self.store_of(image.store.as_deref()).await;
         let found = match &home {
-            Ok(home) => resolve(&home.store, &image.name).await.map(|entry| (entry, home)),
+            Ok(home) => resolve(&home.store, &image.name).await.map(|entry| (entry, &home.nodes)),
             Err(error) => Err(error.clone()),
         };
         let error = match found {
-            Ok((entry, home)) => {
-                let maps = home.maps(&[&image.name.name], entry.checkpoint).await;
-                return Ok(Located { entry, nodes: Arc::clone(&home.nodes), maps, staged: false });
-            }
+            Ok((entry, nodes)) => return Ok(Located { entry, nodes: Arc::clone(nodes), staged: false }),
             Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) => return Err(e),
             Err(e) => e,
         };
@@ -214,7 +208,7 @@ impl Host {
         for staged in self.staged().await?.into_iter().filter(|staged| staged.home == url) {
             if let Some(entry) = staged.resolve(&image.name).await? {
                 let (_, nodes) = read_through(&staged.store, home.as_ref().ok())?;
-                return Ok(Located { entry, nodes, maps: Vec::new(), staged: true });
+                return Ok(Located { entry, nodes, staged: true });
             }
         }
         Err(error)

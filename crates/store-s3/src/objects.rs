@@ -25,6 +25,14 @@ pub(crate) struct Fetched {
     pub(crate) version: Version,
 }
 
+/// Part of an object whose length was not known.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    pub(crate) bytes: Bytes,
+    /// Length of the whole object, in bytes.
+    pub(crate) object_len: u64,
+}
+
 /// The client holds credentials, so it is not shown.
 impl std::fmt::Debug for Objects {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,6 +85,19 @@ impl Objects {
             return Err(Error::corrupt(format!("{key} in {} ends before byte {}", self.place, range.end)));
         }
         Ok(bytes)
+    }
+
+    /// Part of an object, as far as the object reaches; `NotFound` if there is no such object.
+    pub(crate) async fn get_window(&self, key: &str, range: Range<u64>) -> Result<Window> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let found = self.store.get_opts(&self.path(key), options).await;
+        let found = found.map_err(|e| self.error("reading", key, &e))?;
+        let object_len = found.meta.size;
+        let bytes = found.bytes().await.map_err(|e| self.error("reading", key, &e))?;
+        if bytes.len() as u64 != object_len.min(range.end) - range.start.min(object_len) {
+            return Err(Error::corrupt(format!("{key} in {}: a body of another length", self.place)));
+        }
+        Ok(Window { bytes, object_len })
     }
 
     /// Writes an immutable object under a key that nobody else uses.

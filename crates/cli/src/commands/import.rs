@@ -86,7 +86,7 @@ pub(super) async fn export(
     file: &Path,
     force: bool,
 ) -> Result<()> {
-    let Located { entry, mut nodes, staged, .. } = host.locate(image).await?;
+    let Located { entry, mut nodes, staged } = host.locate(image).await?;
     if !staged {
         // Each chunk is read once: verified, but past the cache.
         let opened = host.store_of(image.store.as_deref()).await?;

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Attempts at one compare-and-swap; each lost one means that someone else made progress.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 
 /// A checkpoint to be named.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,9 @@ pub struct Publish<'a> {
     pub epoch: Option<u64>,
     /// The volume that will stand on the checkpoint.
     pub pin: Option<NewBase>,
+    /// If this makes the image: another of the store that it goes on from. Its maps, which tell of what they have
+    /// in common, are the new image's, too.
+    pub maps_of: Option<&'a ImageName>,
 }
 
 /// A volume that is about to change its base.
@@ -89,6 +92,7 @@ impl<'a> Publish<'a> {
             after: None,
             epoch: None,
             pin: None,
+            maps_of: None,
         }
     }
 
@@ -134,7 +138,11 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     })
     .await?;
-    let map = maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let map = match what {
+        // The other image's maps tell of all of it.
+        Publish { nodes: [], chunks: [], maps_of: Some(_), .. } => None,
+        _ => maps::write(store, what.checkpoint, what.nodes, what.chunks).await?,
+    };
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
@@ -232,7 +240,7 @@ async fn change_image(
             None => ImageRecord {
                 name: what.image.clone(),
                 history: Vec::new(),
-                maps: Vec::new(),
+                maps: inherited(store, what.maps_of).await?,
                 boot_trace: None,
                 writer_epoch: what.epoch.unwrap_or(0),
                 write_id: WriteId::random()?,
@@ -250,6 +258,13 @@ async fn change_image(
         }
     }
     Err(busy(&format!("image '{}'", what.image)))
+}
+
+/// The maps of an image that another goes on from. A hint: an image that is gone has none.
+async fn inherited(store: &Store, from: Option<&ImageName>) -> Result<Vec<MapId>> {
+    let Some(from) = from else { return Ok(Vec::new()) };
+    let found = store.index.recall_image(from).await?;
+    Ok(found.map_or_else(Vec::new, |found| found.value.maps))
 }
 
 /// Writes a record under a new write id. If the store's answer is lost, the id tells whether it was written.
@@ -326,7 +341,10 @@ pub async fn unpin(store: &Store, owner: VolumeId, keep: Option<CheckpointId>) -
 }
 
 /// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes.
-async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> Result<()>) -> Result<()> {
+pub(super) async fn change_catalog(
+    store: &Store,
+    mut change: impl FnMut(&mut Catalog) -> Result<()>,
+) -> Result<()> {
     for attempt in 0..ATTEMPTS {
         let recalled = attempt == 0;
         let found =
@@ -351,7 +369,7 @@ async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> R
     Err(busy("the catalog"))
 }
 
-fn busy(what: &str) -> Error {
+pub(super) fn busy(what: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),

@@ -181,7 +181,7 @@ impl FrozenView {
         options: &CheckpointOptions,
         pin: Option<NewBase>,
         job: &Job,
-    ) -> Result<(Checkpointed, Index)> {
+    ) -> Result<(Checkpointed, IndexBase)> {
         let Self { view, base } = self;
         let rewrite = fragmented(&view).await?;
         let mut checkpoint = Checkpoint::new(view.size, None, to.clock.now())?;
@@ -204,9 +204,10 @@ impl FrozenView {
             pin,
             ..Publish::append(&options.image, entry)
         };
-        publish(&to.store, &*to.clock, what).await?;
+        let published = publish(&to.store, &*to.clock, what).await?;
+        let base = IndexBase::new(ingested.index).with_maps(&published.record.maps);
         let (size, held, stats) = (checkpoint.size, Duration::ZERO, ingested.stats);
-        Ok((Checkpointed { checkpoint: id, size, held, stats, staged: false }, ingested.index))
+        Ok((Checkpointed { checkpoint: id, size, held, stats, staged: false }, base))
     }
 }
 
@@ -249,8 +250,8 @@ impl Shared {
         let frozen = self.frozen(home)?;
         let count = frozen.view.layers.len();
         let pin = NewBase { volume: options.owner, base: frozen.view.checkpoint };
-        let (made, index) = frozen.publish(home, options, Some(pin), job).await?;
-        self.stand_on(alone, (made.checkpoint, index), count).await?;
+        let (made, base) = frozen.publish(home, options, Some(pin), job).await?;
+        self.stand_on(alone, (made.checkpoint, base), count).await?;
         Ok(made)
     }
 
@@ -258,7 +259,7 @@ impl Shared {
     pub(super) async fn stand_on(
         self: &Arc<Self>,
         alone: &Alone,
-        (checkpoint, index): (CheckpointId, Index),
+        (checkpoint, base): (CheckpointId, IndexBase),
         count: usize,
     ) -> Result<()> {
         let (overlay, shared) = (Arc::clone(self.overlay()?), Arc::clone(self));
@@ -266,7 +267,7 @@ impl Shared {
             overlay.rebase(checkpoint, count).await?;
             shared.change_view(|view| {
                 view.layers.truncate(view.layers.len() - count);
-                view.base = Arc::new(Base::Index(IndexBase::new(index)));
+                view.base = Arc::new(Base::Index(base.watched_by(&shared.watch)));
                 view.checkpoint = Some(checkpoint);
             });
             Ok(())

@@ -1,9 +1,13 @@
 //! [`RemoteStore`]: a store in a bucket.
 //!
 //! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
-//! - `locators`: which entries are live, and where
-//! - `read`: entries out of packs
-//! - `chunks`: the above as a `ChunkStore`
+//! - `maps`: where the nodes and chunks of an image lie
+//! - `locators`, `allowance`: which entries are live, and where; what finding out may cost
+//! - `merge`: many locators become few
+//! - `read`, `windows`: entries out of packs; nodes with their neighbours
+//! - `fetch`, `chunks`: the above as a `ChunkStore`
+//! - `damaged`: entries that count as absent
+//! - `shelf`: what was fetched, once at a time and within a number of bytes
 //! - `records`: image records and catalog, by conditional put
 
 use std::sync::Arc;
@@ -29,21 +33,32 @@ use crate::{
     url::ObjectUrl,
 };
 
+mod allowance;
 mod chunks;
+mod damaged;
+mod fetch;
 mod locators;
+mod maps;
+mod merge;
 #[cfg(test)]
 mod opening_tests;
 mod pack;
 mod read;
 mod records;
+mod shelf;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod windows;
 mod writer;
 
 pub use usage::RemoteUsage;
 
+use damaged::Damaged;
 use locators::Locators;
+use maps::Maps;
+use read::Packs;
+use windows::Windows;
 use writer::Writer;
 
 /// Longest descriptor, in bytes.
@@ -86,9 +101,15 @@ struct Inner {
     descriptor: Descriptor,
     options: RemoteOptions,
     writer: Arc<Writer>,
-    locators: Locators,
+    locators: Arc<Locators>,
+    maps: Maps,
+    packs: Packs,
+    windows: Windows,
+    damaged: Damaged,
     /// Oldest condemn generation under which an entry was said to be here.
     answered: Mutex<Option<u64>>,
+    /// Held by the one merge of locators that runs.
+    merging: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl RemoteStore {
@@ -153,10 +174,17 @@ impl RemoteStore {
     }
 
     fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
+        let locators = Arc::new(Locators::new(objects.clone()));
+        let (target, uploads) = (options.pack_target, options.uploads);
         Self(Arc::new(Inner {
-            writer: Arc::new(Writer::new(objects.clone(), options.pack_target, options.uploads)),
-            locators: Locators::new(objects.clone()),
+            writer: Arc::new(Writer::new(objects.clone(), locators.clone(), target, uploads)),
+            locators,
+            maps: Maps::new(objects.clone()),
+            packs: Packs::new(objects.clone()),
+            windows: Windows::new(objects.clone()),
+            damaged: Damaged::default(),
             answered: Mutex::default(),
+            merging: Arc::default(),
             objects,
             descriptor,
             options,
@@ -173,4 +201,12 @@ impl RemoteStore {
 /// What a mutation of a store that can only be read is answered.
 fn read_only(place: &str) -> Error {
     Error::new(ErrorKind::ReadOnly, format!("{place} is behind a web server and can only be read"))
+}
+
+/// Runs what takes the processor's time, or blocks, where that is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => Err(Error::with_source(ErrorKind::Cancelled, "the store's work was cut off", e)),
+    }
 }

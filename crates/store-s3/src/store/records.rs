@@ -32,6 +32,7 @@ impl IndexStore for RemoteStore {
         let Some(found) = self.0.objects.get(&key, MAX_RECORD).await? else { return Ok(None) };
         let value = ImageRecord::decode(&found.bytes)
             .map_err(|e| e.context(format!("image '{name}' in {}", self.0.objects.place())))?;
+        self.0.maps.observe(name, &value.maps);
         Ok(Some(Versioned { value, version: found.version }))
     }
 
@@ -63,13 +64,16 @@ impl IndexStore for RemoteStore {
         let found =
             found.ok_or_else(|| Error::corrupt(format!("{} has no catalog", self.0.objects.place())))?;
         let value = Catalog::decode(&found.bytes)?;
-        self.0.writer.seen(&value);
+        self.0.locators.observe(&value);
         Ok(Versioned { value, version: found.version })
     }
 
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {
         let version = self.0.objects.replace(CATALOG_KEY, catalog.encode()?.into(), expected).await?;
-        self.0.writer.seen(catalog);
+        self.0.locators.observe(catalog);
+        if catalog.pending.is_empty() {
+            self.merge_soon();
+        }
         Ok(version)
     }
 

@@ -68,7 +68,7 @@ impl Azurite {
     #[expect(clippy::expect_used, reason = "a test that has no container can only fail")]
     pub fn new_container(&self) -> String {
         let container = format!("container-{}", self.containers.fetch_add(1, Ordering::Relaxed));
-        let python = tool("python/bin/python3");
+        let python = tool("moto/bin/python3");
         let arguments = [self.endpoint(), Self::ACCOUNT.into(), Self::KEY.into(), container.clone()];
         let made = Command::new(python).args(["-c", MAKE_CONTAINER]).args(arguments).output();
         let made = made.expect("python can be started");

@@ -26,7 +26,7 @@ impl Moto {
         // Warnings of its libraries are no concern of ours.
         let variables = [("PYTHONWARNINGS", "ignore"), ("PYTHONUNBUFFERED", "1")];
         let process =
-            Process::start(tool("python/bin/moto_server"), arguments, &variables, "Running on http://");
+            Process::start(tool("moto/bin/moto_server"), arguments, &variables, "Running on http://");
         Self { process, buckets: AtomicU32::new(0) }
     }
 

@@ -32,7 +32,7 @@ impl S3s {
         let arguments = arguments.into_iter().map(Into::into).chain([folder.path().into()]);
         let arguments: Vec<std::ffi::OsString> = arguments.collect();
         let variables = [("RUST_LOG", "info"), ("NO_COLOR", "1")];
-        let process = Process::start(tool("bin/s3s-fs"), arguments, &variables, "running at http://");
+        let process = Process::start(tool("s3s-fs/bin/s3s-fs"), arguments, &variables, "running at http://");
         Self { process, folder }
     }
 

@@ -276,3 +276,25 @@ async fn an_old_memory_decides_nothing() {
     assert_eq!(pins(&store).await, [1]);
     assert!(store.index.read_catalog().await.unwrap().value.pending.is_empty());
 }
+
+/// A new image that goes on from another has its maps; one that is there has its own.
+#[tokio::test]
+async fn a_new_image_has_the_maps_of_what_it_goes_on_from() {
+    let store = memory();
+    append(&store, 1).await.unwrap();
+    let vm = name("vm");
+    let found = store.index.read_image(&vm).await.unwrap().unwrap();
+    let maps = vec![MapId::from_bytes([1; 16]), MapId::from_bytes([2; 16])];
+    let record = ImageRecord { maps: maps.clone(), ..found.value };
+    store.index.write_image(&record, Some(&found.version)).await.unwrap();
+
+    let (next, gone) = (name("next"), name("gone"));
+    for (image, from, expected) in [(&next, &vm, &maps), (&vm, &next, &maps), (&gone, &name("none"), &vec![])]
+    {
+        let what = Publish { maps_of: Some(from), ..Publish::append(image, entry(2)) };
+        let published = publish(&store, &clock(), what).await.unwrap();
+        assert_eq!(&published.record.maps, expected, "{image}");
+    }
+    let what = Publish { maps_of: Some(&next), ..Publish::append(&gone, entry(3)) };
+    assert!(publish(&store, &clock(), what).await.unwrap().record.maps.is_empty());
+}
