@@ -369,7 +369,13 @@ impl Host {
         let (volumes, wanted, note) = (self.volumes.clone(), name.clone(), note.map(str::to_owned));
         let overlay = Arc::new(blocking(move || volumes.open(&wanted, note.as_deref())).await?);
         let VolumeRecord { info, .. } = overlay.record();
-        let home = self.open_store(&info.home.parse()?).await?;
+        let home = self.open_store(&info.home.parse()?).await.map_err(|e| match e.kind() {
+            ErrorKind::Unavailable => e.context(format!(
+                "volume '{name}' can't be opened while its home {} is out of reach; nothing of it is lost: try again",
+                info.home
+            )),
+            _ => e,
+        })?;
         let label = format!("volume '{name}'");
         let mut origin = None;
         let base = match (info.base, &info.lazy_base) {
@@ -525,10 +531,21 @@ impl OpenVolume {
 
     /// Its replication to the image of its name, which does nothing before it is asked to. There is one: a second
     /// call gives the first one's.
-    pub fn replicate(&self, every: Duration) -> Arc<Replicator> {
+    pub fn replicate(self: &Arc<Self>, every: Duration) -> Arc<Replicator> {
         let new = || {
             let options = self.options(None, BTreeMap::new());
-            Arc::new(Replicator::new(self.volume.clone(), self.home(), options, every))
+            let this = Arc::downgrade(self);
+            let replicator = Replicator::new(self.volume.clone(), self.home(), options, every);
+            // What is staged is older than what is published next, and so comes first.
+            Arc::new(replicator.before(Box::new(move || {
+                let this = this.upgrade();
+                Box::pin(async move {
+                    match this {
+                        Some(this) => this.send_staged(&Job::default()).await.map(drop),
+                        None => Ok(()),
+                    }
+                })
+            })))
         };
         Arc::clone(self.replication.get_or_init(new))
     }

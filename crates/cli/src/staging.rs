@@ -10,7 +10,7 @@
 //! 2. Their content goes to the store beside, is synced and named there. The volume's record stays as it is, and so do
 //!    the layers: the store beside is a copy of what is in them, nothing rests on it. *Killed*: as after 1, or as
 //!    after 2.
-//! 3. With home back, staged checkpoints are sent home, oldest first, and named there. *Killed*: what home has under
+//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first, and named there. *Killed*: what home has under
 //!    that name is not sent again.
 //! 4. Once home has all of them, the store beside goes, names first. *Killed*: 3 finds nothing to send, and goes on.
 //! 5. The layers go with the first checkpoint that home takes, as always: when home has what they hold.
@@ -26,7 +26,7 @@ use gabion_store_core::{
     Error, ErrorKind, ImageName, Result, Store,
     format::image_record::{HistoryEntry, ImageRecord},
     index::NodeCache,
-    ops::{ImageRef, Job, Revision, Side, TransferOptions, resolve, transfer},
+    ops::{ImageRef, Job, Revision, Side, TransferOptions, open_checkpoint, resolve, transfer},
     stores::{Cached, MemoryCache, Stack},
     volume::{CheckpointOptions, Checkpointed, Frozen, Home},
 };
@@ -137,13 +137,25 @@ impl OpenVolume {
         let folder = self.staged_folder();
         let opened = blocking(move || open_beside(&folder)).await?;
         let Some(beside) = opened else { return Ok(0) };
-        let (store, _) = read_through(&beside, Some(&self.home))?;
-        let mut sent = 0;
+        let (store, nodes) = read_through(&beside, Some(&self.home))?;
+        let (mut sent, mut kept) = (0, false);
         for record in images(&beside).await? {
             let known = self.home.direct.index.read_image(&record.name).await?.map(|found| found.value);
             for entry in record.history.iter().rev() {
                 let has = known.iter().flat_map(|known| &known.history);
                 if has.into_iter().any(|there| there.checkpoint == entry.checkpoint) {
+                    continue;
+                }
+                // What it was made from is what the volume stands on, as long as nothing newer was published of it.
+                let (checkpoint, _) = open_checkpoint(&nodes, entry.checkpoint).await?;
+                if checkpoint.parent != self.volume.base() {
+                    tracing::warn!(
+                        "staged checkpoint {} of volume '{}' is older than what its home store has: it stays on this \
+                         host, to be exported",
+                        entry.checkpoint.short(),
+                        self.name
+                    );
+                    kept = true;
                     continue;
                 }
                 let place = self.home.url.to_string();
@@ -153,7 +165,7 @@ impl OpenVolume {
                 };
                 let options = TransferOptions {
                     force: true,
-                    epoch: self.epoch_for(&record.name)?,
+                    epoch: self.epoch_for(&record.name, known.is_some())?,
                     ..TransferOptions::default()
                 };
                 let from = Side { store: &store, place: "the volume's staged checkpoints" };
@@ -163,14 +175,20 @@ impl OpenVolume {
                 sent += 1;
             }
         }
+        if kept {
+            return Ok(sent);
+        }
         let folder = self.staged_folder();
         blocking(move || LocalStore::destroy(&StdFs, &folder)).await?;
         Ok(sent)
     }
 
-    /// The epoch to publish under, if the volume owns the image.
-    fn epoch_for(&self, image: &ImageName) -> Result<Option<u64>> {
+    /// The epoch to publish under, if the volume owns the image or is to make it.
+    fn epoch_for(&self, image: &ImageName, exists: bool) -> Result<Option<u64>> {
         let Some(replicator) = self.replication().filter(|_| *image == self.name) else { return Ok(None) };
+        if !exists {
+            return Ok(Some(1));
+        }
         let epoch = replicator.status().epoch;
         // Before the claim it is not known who owns the image.
         epoch.map(Some).ok_or_else(|| {
