@@ -18,7 +18,7 @@ use gabion_store_core::{
     overlay::MemoryOverlay,
     replicate::Replicator,
     types::{MapId, VolumeId},
-    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
+    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, Volume},
 };
 use gabion_store_local::{
     cache::DiskCache,
@@ -385,7 +385,7 @@ impl Host {
                 let (_, index) = open_checkpoint(&home.nodes, id)
                     .await
                     .map_err(|e| e.context(format!("the base of {label} in {}", home.url)))?;
-                Base::Index(IndexBase::new(index).with_maps(maps_of(origin.as_ref())))
+                Base::Index(home.base(index, maps_of(origin.as_ref())))
             }
             (None, Some(lazy)) => {
                 let (lazy, copy) = (lazy.clone(), overlay.folder().join(PRIVATE_COPY));
@@ -437,7 +437,7 @@ impl Host {
         let home = self.store_of(image.store.as_deref()).await?;
         let origin = if staged { None } else { home.origin(&[&image.name.name], checkpoint).await };
         let (record, index) = open_checkpoint(&nodes, checkpoint).await?;
-        let base = Base::Index(IndexBase::new(index).with_maps(maps_of(origin.as_ref())));
+        let base = Base::Index(home.base(index, maps_of(origin.as_ref())));
         let volume = disk(base, checkpoint, record.size);
         Ok(OpenImage { volume, checkpoint, home, origin, clock: Arc::clone(&self.clock) })
     }

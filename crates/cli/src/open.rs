@@ -13,8 +13,10 @@ use futures::future::join_all;
 use gabion_store_core::{
     CheckpointId, ChunkStore, Error, ErrorKind, ImageName, Result, Store,
     format::image_record::ImageRecord,
-    index::NodeCache,
+    index::{Index, NodeCache},
     stores::{Cached, MemoryCache},
+    types::MapId,
+    volume::{IndexBase, Readahead},
 };
 use gabion_store_local::{
     cache::{DiskCache, DiskCached},
@@ -87,6 +89,7 @@ pub struct Opened {
     pub direct: Store,
     /// What is known of the kind of store it is.
     pub kind: StoreKind,
+    readahead: Readahead,
 }
 
 /// The store behind an [`Opened`], for what only its kind can tell.
@@ -102,6 +105,13 @@ impl Opened {
     /// Whether reading it takes requests over a network.
     pub fn is_remote(&self) -> bool {
         matches!(self.kind, StoreKind::Remote(_))
+    }
+
+    /// The disk of an index of this store, with the maps of its image; sequential reads are fetched ahead of if the
+    /// store is remote.
+    pub fn base(&self, index: Index, maps: &[MapId]) -> IndexBase {
+        let base = IndexBase::new(index).with_maps(maps);
+        if self.is_remote() { base.with_readahead(&self.readahead) } else { base }
     }
 
     /// The record of the first of these images that has a checkpoint, if the store is remote: its maps spare
@@ -130,12 +140,17 @@ pub struct StackOptions {
     pub nodes: usize,
     /// Disk cache of what remote stores answer.
     pub disk: Option<DiskCache>,
+    /// What may be on its way from remote stores ahead of the reader.
+    pub readahead: Readahead,
     /// How buckets are used.
     pub remote: RemoteOptions,
 }
 
 /// Part of a memory budget that goes to index nodes.
 const NODE_SHARE: u64 = 16;
+/// Part of a memory budget that may be on its way into it ahead of readers, and the most: two fast streams.
+const READAHEAD_SHARE: u64 = 4;
+const MOST_READAHEAD: u64 = 64 << 20;
 
 impl StackOptions {
     /// A memory cache of `memory` bytes, and what else follows from it.
@@ -145,6 +160,7 @@ impl StackOptions {
             memory: Arc::new(MemoryCache::new(bytes(memory))),
             nodes: bytes(memory / NODE_SHARE),
             disk: None,
+            readahead: Readahead::new((memory / READAHEAD_SHARE).min(MOST_READAHEAD)),
             remote: RemoteOptions::default(),
         }
     }
@@ -203,6 +219,7 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         store: Store { chunks, index: Arc::clone(&direct.index) },
         direct,
         kind,
+        readahead: options.readahead.clone(),
     }
 }
 

@@ -105,6 +105,33 @@ async fn what_is_planned_is_sent() {
     }
 }
 
+/// A store that is far away knows places by the image's maps only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lengths_are_found_in_the_maps() {
+    let (here, there) = (Place::new(), Place::new().open());
+    let mut disk = content(12, 1);
+    for round in 0..6 {
+        add(&here.open(), &disk).await;
+        let at = 1_000_000 * (round + 1);
+        disk[at..at + 100_000].copy_from_slice(&content(1, 50 + round as u64)[..100_000]);
+    }
+    let near = here.open();
+    let faults = FaultStore::new(near.clone(), 1);
+    for number in 0..100 {
+        faults.script(Call::Locate, number, Fault::Missing);
+    }
+    let far = faults.store();
+    let mut plans = Vec::new();
+    for from in [&near, &far] {
+        let (from, to) = (Side { store: from, place: "a" }, Side { store: &there, place: "b" });
+        let options = TransferOptions::default();
+        plans.push(plan(from, to, &vm(), &vm().name, options, &Job::default()).await.unwrap());
+    }
+    assert_eq!(plans[0], plans[1]);
+    assert!((1..100).contains(&faults.calls(Call::Locate)) && faults.calls(Call::GetMap) > 1);
+    assert!(plans[0].bytes < plans[0].disk);
+}
+
 /// The first map of an image tells of every node and chunk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_map_of_a_new_image_is_whole() {

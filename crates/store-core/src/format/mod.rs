@@ -15,5 +15,7 @@ pub mod layout;
 pub mod locator;
 pub mod node;
 pub mod pack;
+pub mod probe_mark;
 pub mod rows;
+pub mod tombstone;
 pub mod wire;

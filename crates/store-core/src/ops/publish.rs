@@ -141,7 +141,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
     let map = match what {
         // The other image's maps tell of all of it.
         Publish { nodes: [], chunks: [], maps_of: Some(_), .. } => None,
-        _ => maps::write(store, what.checkpoint, what.nodes, what.chunks).await?,
+        _ => maps::make(store, what.checkpoint, what.nodes, what.chunks).await?,
     };
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
@@ -221,7 +221,7 @@ fn displaced(image: &ImageName) -> Error {
 async fn change_image(
     store: &Store,
     what: Publish<'_>,
-    map: Option<NewMap>,
+    mut map: Option<NewMap>,
 ) -> Result<(ImageRecord, Vec<MapId>)> {
     for attempt in 0..ATTEMPTS {
         let mut found = match attempt {
@@ -250,7 +250,7 @@ async fn change_image(
             return Ok((record, Vec::new()));
         }
         record.history.insert(0, what.entry());
-        let replaced = maps::add(store, &mut record, map).await?;
+        let replaced = maps::add(store, &mut record, map.as_mut()).await?;
         match write_record(store, &mut record, found.as_ref().map(|found| &found.version)).await {
             Ok(()) => return Ok((record, replaced)),
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {}

@@ -51,7 +51,7 @@ impl IndexBase {
     /// The disk of an index, read from the store the index is in.
     pub fn new(index: Index) -> Self {
         let chunks = Arc::clone(index.nodes().store());
-        Self { index, chunks, maps: Arc::default(), watch: Arc::default() }
+        Self { index, chunks, maps: Arc::default(), watch: Arc::new(Watch::new(None)) }
     }
 
     /// The same disk, with the maps of an image that has it, newest first: hints for a store that is far away.
@@ -67,7 +67,7 @@ impl IndexBase {
     /// **Errors** of what was fetched ahead surface when it is read, and only then.
     #[must_use]
     pub fn with_readahead(self, readahead: &Readahead) -> Self {
-        Self { watch: Arc::new(Watch::new(readahead.clone())), ..self }
+        Self { watch: Arc::new(Watch::new(Some(readahead.clone()))), ..self }
     }
 
     /// The same disk, seen by another's watch: when one takes the other's place.

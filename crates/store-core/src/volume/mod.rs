@@ -123,7 +123,7 @@ impl Volume {
         let layers = overlay.as_ref().map(|overlay| overlay.layers()).unwrap_or_default();
         let watch = match &base {
             Base::Index(base) => Arc::clone(base.watch()),
-            Base::Empty | Base::Source(_) => Arc::default(),
+            Base::Empty | Base::Source(_) => Arc::new(Watch::new(None)),
         };
         let view = View { layers, base: Arc::new(base), checkpoint, size };
         Self {

@@ -11,6 +11,7 @@ use super::{Base, IndexBase, Place, Shared, View, index_base::Missing};
 use crate::{
     BLOCK_SIZE, BlockRange, ChunkId, ErrorKind, Result,
     ops::{Job, Progress},
+    types::blocks_for,
 };
 
 /// Blocks and runs whose chunks are looked up together: 64 MiB, and a handful of requests for their index.
@@ -52,6 +53,10 @@ pub(super) fn in_order(
     haste: Haste,
     job: Job,
 ) -> impl Future<Output = Result<()>> + Send + 'static {
+    // A trace may be of a larger disk, and a run of it as long as any number.
+    let disk = BlockRange::new(0, blocks_for(shared.view().size));
+    let runs = runs.into_iter().map(move |run| run.intersect(&disk)).filter(|run| !run.is_empty());
+    let runs: Vec<_> = runs.collect();
     let shared = Arc::downgrade(shared);
     async move {
         let total = runs.iter().map(BlockRange::count).sum::<u64>();

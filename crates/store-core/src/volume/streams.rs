@@ -19,7 +19,7 @@ const EVIDENCE: u32 = 3;
 const LEAST_PIECE: u64 = 256 << 10;
 const MOST_PIECE: u64 = 4 << 20;
 /// Bytes fetched ahead of a stream at most: 20 ms of a link of 200 MB/s are 4 MB, which may decode to thrice that.
-const MOST_AHEAD: u64 = 32 << 20;
+pub(super) const MOST_AHEAD: u64 = 32 << 20;
 /// How far apart reads of a stream may be: what one chunk holds, which the reads between found in memory.
 const SLACK: u64 = crate::types::MAX_CHUNK_LEN as u64;
 /// Bytes of a region of the mask; see [`Streams::due`].
@@ -30,11 +30,13 @@ const MARKED: u64 = 3;
 pub(super) const LONG_READ: usize = REGION as usize;
 
 /// The streams of a disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Streams {
     streams: Vec<Stream>,
     /// Counts reads.
     now: u64,
+    /// Bytes fetched ahead of each at most.
+    most_ahead: u64,
 }
 
 #[derive(Debug)]
@@ -49,6 +51,7 @@ struct Stream {
     /// One past the last byte fetched ahead.
     fetched: u64,
     last_used: u64,
+    most_ahead: u64,
 }
 
 impl Stream {
@@ -59,7 +62,7 @@ impl Stream {
 
     /// How far ahead it may be fetched.
     fn ahead(&self) -> u64 {
-        (self.bytes / 2).saturating_sub(self.wasted).min(MOST_AHEAD)
+        (self.bytes / 2).saturating_sub(self.wasted).min(self.most_ahead)
     }
 
     fn piece(&self) -> u64 {
@@ -98,6 +101,11 @@ pub(super) fn region_bit(offset: u64) -> u64 {
 }
 
 impl Streams {
+    /// No streams yet; at most `most_ahead` bytes are to be fetched ahead of each.
+    pub(super) fn new(most_ahead: u64) -> Self {
+        Self { streams: Vec::new(), now: 0, most_ahead: most_ahead.min(MOST_AHEAD) }
+    }
+
     /// Notes that `read` is being read of a disk of `size` bytes, and calls `start` for each piece to fetch now;
     /// `false` means that it can't be now.
     pub(super) fn note(&mut self, read: &Range<u64>, size: u64, mut start: impl FnMut(Range<u64>) -> bool) {
@@ -130,6 +138,7 @@ impl Streams {
             reach: read.end,
             fetched: 0,
             last_used: self.now,
+            most_ahead: self.most_ahead,
         };
         if self.streams.len() < STREAMS {
             self.streams.push(new);

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    streams::{LONG_READ, Streams, region_bit},
+    streams::{LONG_READ, MOST_AHEAD, Streams, region_bit},
     trace::Recorder,
 };
 use crate::BlockRange;
@@ -32,7 +32,8 @@ pub struct Readahead {
 }
 
 impl Readahead {
-    /// At most `bytes` of disk content on its way, but one piece of up to 4 MiB always.
+    /// At most `bytes` of disk content on its way, but one piece of up to 4 MiB always; ahead of one stream at most
+    /// half of it. What is fetched waits in the memory cache to be read: a quarter of that is a good measure.
     pub fn new(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 20);
         Self { room: Arc::new(Semaphore::new(units as usize)), units }
@@ -66,7 +67,7 @@ impl Default for Readahead {
 }
 
 /// Sees the reads of one disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
     /// Regions whose reads are to be noted even if they hit.
     marked: AtomicU64,
@@ -74,7 +75,7 @@ pub(super) struct Watch {
     readahead: Option<Readahead>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
     streams: Streams,
     recorder: Option<Recorder>,
@@ -83,8 +84,10 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(readahead: Readahead) -> Self {
-        Self { readahead: Some(readahead), ..Self::default() }
+    pub(super) fn new(readahead: Option<Readahead>) -> Self {
+        let most_ahead = readahead.as_ref().map_or(MOST_AHEAD, |room| u64::from(room.units) * UNIT / 2);
+        let seen = Seen { streams: Streams::new(most_ahead), recorder: None, size: 0 };
+        Self { marked: AtomicU64::new(0), seen: Mutex::new(seen), readahead }
     }
 
     /// What may be fetched ahead; `None` if nothing is.

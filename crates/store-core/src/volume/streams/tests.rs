@@ -17,7 +17,7 @@ struct Rig {
 impl Default for Rig {
     fn default() -> Self {
         let memory = vec![false; (SIZE / 4096) as usize];
-        Self { streams: Streams::default(), fetched: Vec::new(), memory, notes: 0 }
+        Self { streams: Streams::new(MOST_AHEAD), fetched: Vec::new(), memory, notes: 0 }
     }
 }
 
@@ -131,8 +131,18 @@ fn requests_in_flight_together_may_arrive_out_of_order() {
 }
 
 #[test]
+fn a_small_memory_is_not_read_past() {
+    let mut rig = Rig { streams: Streams::new(2 * MIB), ..Rig::default() };
+    for offset in (0..64 * MIB).step_by(128 << 10) {
+        rig.read(offset, 128 << 10);
+        assert!(rig.front().saturating_sub(offset) <= 2 * MIB + (128 << 10));
+    }
+    assert!(rig.has(63 * MIB));
+}
+
+#[test]
 fn what_can_not_start_now_starts_later() {
-    let mut streams = Streams::default();
+    let mut streams = Streams::new(MOST_AHEAD);
     let mut started = Vec::new();
     for number in 0..200_u64 {
         streams.note(&(number * MIB..(number + 1) * MIB), SIZE, |piece| {

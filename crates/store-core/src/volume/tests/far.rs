@@ -225,6 +225,22 @@ async fn first_touches_are_recorded_and_come_before_the_guest() {
     assert_eq!(second.asked().get.calls, asked.calls);
 }
 
+/// A trace that was recorded on another disk, or by another hand.
+#[tokio::test]
+async fn a_trace_of_a_larger_disk_leads_as_far_as_this_one_goes() {
+    let far = Far::new().await;
+    let host = far.host().await;
+    let end = SIZE / 4096;
+    let runs = vec![
+        BlockRange::new(end + 5, end + 90),
+        BlockRange::new(end - 1, end + 1),
+        BlockRange::new(1 << 40, 1 << 41),
+    ];
+    let trace = crate::format::boot_trace::BootTrace::new(runs).unwrap();
+    host.volume.replay(&trace, Job::default()).await.unwrap();
+    assert!(host.read(&far, SIZE - 4096, 4096).await);
+}
+
 #[tokio::test]
 async fn a_recording_ends_when_it_is_dropped_replaced_or_full() {
     let far = Far::new().await;
