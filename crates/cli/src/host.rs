@@ -10,10 +10,7 @@ use std::{
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, ImageName, Result,
     clock::{Clock, SystemClock},
-    format::{
-        codec::Compression,
-        image_record::{HistoryEntry, ImageRecord},
-    },
+    format::image_record::{HistoryEntry, ImageRecord},
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
     replicate::Replicator,
@@ -37,14 +34,13 @@ use crate::warm::Source;
 use crate::{
     InStore, Located, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
     open::{blocking, make_folders, open_with},
+    settings::REMOTE_COMPRESSION,
 };
 
 /// Name of the default local store.
 const LOCAL: &str = "local";
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
-/// How content is encoded that is written straight to a remote store.
-const REMOTE_COMPRESSION: Compression = Compression::Zstd(3);
 /// Format of a lazy base in a volume's record: raw is the only one.
 const RAW: u8 = 0;
 
@@ -81,8 +77,10 @@ pub struct OpenImage {
     pub checkpoint: CheckpointId,
     /// Its store.
     pub home: Opened,
-    origin: Option<ImageRecord>,
-    clock: Arc<dyn Clock>,
+    /// The image's record as it was then, if the store is remote: its maps, its boot trace.
+    pub origin: Option<ImageRecord>,
+    /// Tells the times that stand in the store's records.
+    pub clock: Arc<dyn Clock>,
 }
 
 #[cfg(feature = "nbd")]
@@ -102,8 +100,8 @@ pub struct OpenVolume {
     pub volume: Volume,
     /// Its home store.
     pub home: Opened,
-    /// Record of the image that its base is of, as far as it was looked for.
-    origin: Option<ImageRecord>,
+    /// Record of the image that its base is of, as it was when the volume was opened, if its home is remote.
+    pub origin: Option<ImageRecord>,
     pub(crate) overlay: Arc<LocalOverlay>,
     pub(crate) clock: Arc<dyn Clock>,
     ingest: IngestOptions,
@@ -156,8 +154,7 @@ impl Host {
         &self.volumes
     }
 
-    /// How content becomes chunks in a store, by the settings. What goes over a network is packed tighter,
-    /// unless the settings say how.
+    /// How content becomes chunks in a store, by the settings.
     pub fn ingest(&self, store: &Opened) -> IngestOptions {
         let Setting { value, origin } = &self.settings.compression;
         let compression = match origin {
