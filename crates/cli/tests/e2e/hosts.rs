@@ -14,7 +14,7 @@ fn pushed_on_one_host_booted_on_another_pulled_on_a_third() {
     // A imports into its local store, and pushes from there.
     let a = bucket.host("prod");
     let root = kit().join("root.img");
-    a.run(["import", root.to_str().expect("UTF-8"), "base", "--store", "home/store"]);
+    a.run(["import", root.to_str().expect("UTF-8"), "base", "--store", "local"]);
     let plan = a.json(["push", "base", "--dry-run", "--init"]);
     let pushed = a.json(["push", "base", "--init"]);
     assert_eq!(pushed["published"], 1, "{pushed}");
@@ -48,8 +48,7 @@ fn pushed_on_one_host_booted_on_another_pulled_on_a_third() {
     let pulled = c.json(["pull", "vm"]);
     assert_eq!(pulled["checkpoint"], made["checkpoint"]);
     bucket.gone();
-    let local = c.path("home/store");
-    c.run(["create", "vm", "--from", "vm", "--store", local.to_str().expect("UTF-8")]);
+    c.run(["create", "vm", "--from", "local:vm"]);
     let server = c.serve(["vm"]);
     let files = Guest::boot(server.uri(), "verify").files();
     assert_prefix(&files, &written, before);

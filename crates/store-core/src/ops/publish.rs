@@ -4,7 +4,7 @@
 //! 2. One CAS of the catalog adds the locators, the checkpoint as a pending root, and the pin of the volume
 //!    that is about to stand on it. It counts only if nothing was condemned since "is it there?" was answered.
 //! 3. The image record takes the checkpoint by CAS.
-//! 4. The pending root goes, now that the record holds the checkpoint.
+//! 4. The pending root goes, now that the record holds the checkpoint; so do those that earlier publishes left behind.
 //!
 //! **Requests**: beside what the sync sends, a publish costs a map and three CAS. The first attempt at each
 //! CAS starts from what this handle last read or wrote; only one that was lost, or an answer that would be
@@ -151,7 +151,10 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         return Err(error.clone());
     }
     let tidied = change_catalog(store, |catalog| {
-        catalog.pending.retain(|root| pending_key(root) != pending_key(&pending));
+        let held = |root: &PendingRoot| {
+            root.image == pending.image && changed.as_ref().is_ok_and(|(r, _)| has(r, root))
+        };
+        catalog.pending.retain(|root| pending_key(root) != pending_key(&pending) && !held(root));
         let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
         // What finds no room stays as an orphan; a catalog that is full must not end all publishing.
         for map in replaced.take(Catalog::MAX_LIST.saturating_sub(catalog.replaced.len())) {
@@ -165,6 +168,11 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         tracing::warn!("image '{}': a pending root stays: {}", what.image, error.report());
     }
     changed.map(|(record, _)| Published { record })
+}
+
+/// Whether an image's record has taken a pending root, of this publish or of one whose last step was lost.
+fn has(record: &ImageRecord, root: &PendingRoot) -> bool {
+    record.history.iter().any(|entry| entry.checkpoint == root.checkpoint)
 }
 
 fn pending_key(root: &PendingRoot) -> (&str, CheckpointId) {

@@ -12,7 +12,7 @@ const ASKED_PER_REQUEST: u64 = 4096;
 /// Bytes that each entry asked about allows: a sixteenth of what it takes to store one.
 const BYTES_PER_ASKED: u64 = 1 << 10;
 /// Bytes that are ever fetched, so that all of it stays in memory.
-const MOST_BYTES: u64 = 32 << 20;
+const MOST_BYTES: u64 = 20 << 20;
 
 /// What was asked and fetched so far.
 #[derive(Debug, Default)]
@@ -61,6 +61,6 @@ mod tests {
         while allowance.take(1 << 20) {
             fetched += 1;
         }
-        assert_eq!(fetched, 32);
+        assert_eq!(fetched, 20);
     }
 }

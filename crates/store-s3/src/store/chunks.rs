@@ -52,7 +52,13 @@ impl Inner {
         let present = self.present(&keys, &self.locators.find_known(&keys));
         let absent = keys.into_iter().zip(entries).zip(present).filter(|(_, present)| !present);
         let prepare = |((key, (_, entry)), _)| Prepared::new(key, entry);
-        self.writer.append(absent.map(prepare).collect::<Result<_>>()?).await
+        let entries: Vec<Prepared> = absent.map(prepare).collect::<Result<_>>()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        // Told at the first put, not once a pack is full.
+        self.objects.may_write().await?;
+        self.writer.append(entries).await
     }
 
     /// The generation to publish under; once an older one was handed out, only newer answers count.
@@ -93,10 +99,11 @@ impl ChunkStore for RemoteStore {
         if unknown.is_empty() {
             return Ok(present);
         }
-        if self.0.locators.live().is_none() {
+        let asked: Vec<EntryKey> = unknown.iter().map(|&n| keys[n]).collect();
+        let known = self.0.locators.find_known(&asked);
+        if self.0.locators.live().is_none() && known.iter().any(Option::is_none) {
             self.read_catalog().await?;
         }
-        let asked: Vec<EntryKey> = unknown.iter().map(|&n| keys[n]).collect();
         let places = self.0.locators.look(kind, &asked).await;
         for (n, found) in unknown.into_iter().zip(self.0.present(&asked, &places)) {
             present[n] = found;
@@ -124,12 +131,22 @@ impl ChunkStore for RemoteStore {
     /// Places of what was put through this handle and synced, and of what is known without a request.
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
-        let known = self.0.locators.find_known(&keys);
-        let locate = |(key, known): (&EntryKey, Option<(Placement, bool)>)| match self.0.writer.recent(key) {
-            Some(Recent::Memory(_, place)) => place,
-            Some(Recent::Placed(place)) => Some(place),
-            None => known.map(|(place, _)| place),
-        };
-        Ok(keys.iter().zip(known).map(locate).collect())
+        let mut places: Vec<Option<Placement>> = Vec::with_capacity(keys.len());
+        let mut named = Vec::new();
+        for (n, key) in keys.iter().enumerate() {
+            places.push(match self.0.writer.recent(key) {
+                Some(Recent::Memory(_, place)) => place,
+                Some(Recent::Placed(place)) => Some(place),
+                None => {
+                    named.push(n);
+                    None
+                }
+            });
+        }
+        let keys: Vec<EntryKey> = named.iter().map(|&n| keys[n]).collect();
+        for (n, place) in named.into_iter().zip(self.0.locators.find_own(&keys).await?) {
+            places[n] = place;
+        }
+        Ok(places)
     }
 }

@@ -16,7 +16,7 @@ use gabion_store_core::{
         catalog::{Catalog, LocatorRef},
         layout,
         locator::{Locator, LocatorHeader, ROWS_PER_PAGE},
-        rows::{EntryKey, PAGE_LEN},
+        rows::{EntryKey, FanOut, PAGE_LEN},
     },
     store::Placement,
     types::LocatorId,
@@ -26,19 +26,21 @@ use parking_lot::Mutex;
 use super::{allowance::Allowance, shelf::Shelf};
 use crate::objects::Objects;
 
-/// Bytes read when a locator is opened. One that is not longer is whole in memory then.
-const HEAD: u64 = 1 << 20;
+/// Bytes of rows up to which a locator is read whole when it is opened.
+const WHOLE: u64 = 1 << 20;
 /// Bytes that pages are read in; ids are random, so neighbours are of no use.
 const PIECE: u64 = 4 * PAGE_LEN as u64;
 /// Longest directory, in bytes: that of 16 million entries in 3 million packs.
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// Bytes of memory for locators, and for pages of those that are not whole.
-const LOCATORS: usize = 40 << 20;
+const LOCATORS: usize = 24 << 20;
 const PIECES: usize = 4 << 20;
 /// Requests at once of one call.
 const CONCURRENCY: usize = 8;
 /// Entries whose pages are held at a time.
 const BATCH: usize = 64;
+/// Own locators that are remembered once the catalog names them: as many as one publish may have written.
+const OWN: usize = 64;
 /// Nodes of one question that large locators are asked for.
 const ASKED_NODES: usize = 4;
 
@@ -59,13 +61,21 @@ pub(super) struct OpenLocator {
     pub(super) whole: Option<Bytes>,
 }
 
+/// A locator that this handle wrote.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    reference: LocatorRef,
+    /// The catalog names it, or did.
+    named: bool,
+}
+
 /// The locators of a store: those of the catalog as last seen, and those of this handle that it does not name yet.
 #[derive(Debug)]
 pub(super) struct Locators {
     objects: Objects,
     live: Mutex<Option<Arc<Live>>>,
-    /// Oldest first.
-    own: Mutex<Vec<LocatorRef>>,
+    /// Those that this handle wrote lately, oldest first.
+    own: Mutex<Vec<Own>>,
     open: Shelf<LocatorId, Arc<OpenLocator>>,
     pieces: Shelf<(LocatorId, u64), Bytes>,
     allowance: Mutex<Allowance>,
@@ -90,7 +100,16 @@ impl Locators {
             locators: catalog.locators.iter().rev().copied().collect(),
         };
         *self.live.lock() = Some(Arc::new(live));
-        self.own.lock().retain(|own| !catalog.locators.iter().any(|known| known.id == own.id));
+        let mut own = self.own.lock();
+        for own in own.iter_mut() {
+            own.named |= catalog.locators.contains(&own.reference);
+        }
+        let mut superfluous = own.iter().filter(|own| own.named).count().saturating_sub(OWN);
+        own.retain(|own| {
+            let drop = own.named && superfluous > 0;
+            superfluous -= usize::from(drop);
+            !drop
+        });
     }
 
     /// The catalog's locators as last seen.
@@ -105,18 +124,19 @@ impl Locators {
         let directory = &bytes[LocatorHeader::LEN..LocatorHeader::LEN + header.directory_len()];
         let locator = Locator::decode(header, directory)?;
         self.open.put(reference.id, Arc::new(OpenLocator { locator, whole: Some(bytes) }), len);
-        self.own.lock().push(reference);
+        self.own.lock().push(Own { reference, named: false });
         Ok(())
     }
 
     /// Locators that the catalog may not name yet, oldest first.
     pub(super) fn offered(&self) -> Vec<LocatorRef> {
-        self.own.lock().clone()
+        self.own.lock().iter().filter(|own| !own.named).map(|own| own.reference).collect()
     }
 
     /// All locators, newest first, and how many of them are not the catalog's.
     fn all(&self) -> (Vec<LocatorRef>, usize) {
-        let mut all: Vec<LocatorRef> = self.own.lock().iter().rev().copied().collect();
+        let mut all = self.offered();
+        all.reverse();
         let own = all.len();
         if let Some(live) = self.live() {
             all.extend(live.locators.iter().copied());
@@ -138,6 +158,26 @@ impl Locators {
             }
         }
         found
+    }
+
+    /// As [`find_known`](Self::find_known), and what this handle put is found even if its locators were too many to
+    /// stay in memory. Whoever asks in the order of the puts fetches each of them once.
+    pub(super) async fn find_own(&self, keys: &[EntryKey]) -> Result<Vec<Option<Placement>>> {
+        let known = self.find_known(keys).into_iter();
+        let mut found: Vec<Option<Placement>> = known.map(|place| place.map(|(place, _)| place)).collect();
+        let own = self.own.lock().clone();
+        for Own { reference, .. } in own.iter().rev() {
+            let missing: Vec<usize> = (0..keys.len()).filter(|&n| found[n].is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            if self.open.peek(&reference.id).is_none() {
+                let open = self.load_whole(reference).await?;
+                let places = self.search(reference, &open, keys, missing).await?;
+                places.into_iter().for_each(|(n, place)| found[n] = Some(place));
+            }
+        }
+        Ok(found)
     }
 
     /// As [`find_known`](Self::find_known), with such requests as the allowance has left.
@@ -166,18 +206,11 @@ impl Locators {
                 if open.whole.is_some() {
                     continue;
                 }
-                let some: Vec<usize> =
-                    (0..keys.len()).filter(|&n| found[n].is_none()).take(ASKED_NODES).collect();
-                for k in some {
-                    if !self.allowance.lock().take(PIECE) {
-                        return found;
-                    }
-                    let mut place = [None];
-                    let searched = self.search(reference.id, &open, &keys[k..=k], &mut place).await;
-                    if searched.is_ok() {
-                        found[k] = place[0].map(|place| (place, n >= own));
-                    }
-                }
+                let missing = (0..keys.len()).filter(|&n| found[n].is_none()).take(ASKED_NODES);
+                let asked: Vec<usize> = missing.take_while(|_| self.allowance.lock().take(PIECE)).collect();
+                // What can't be asked counts as absent.
+                let places = self.search(reference, &open, keys, asked).await.unwrap_or_default();
+                places.into_iter().for_each(|(k, place)| found[k] = Some((place, n >= own)));
             }
         }
         found
@@ -186,67 +219,91 @@ impl Locators {
     /// Places of entries, asking every locator that it takes. An entry is absent only if every locator could be asked.
     pub(super) async fn find(&self, keys: &[EntryKey]) -> Result<Vec<Result<Option<Placement>>>> {
         let (all, _) = self.all();
-        let opened =
-            all.into_iter().map(|reference| async move { (reference.id, self.open(reference.id).await) });
+        let opened = all.into_iter().map(|reference| async move { (reference, self.open(&reference).await) });
         let opened: Vec<_> = stream::iter(opened.collect::<Vec<_>>()).buffered(CONCURRENCY).collect().await;
-        let mut found: Vec<Option<Placement>> = vec![None; keys.len()];
+        // Small ones are in memory. Of the others those are asked that may hold a newer place than what is known.
+        let mut found: Vec<Option<(usize, Placement)>> = vec![None; keys.len()];
         let mut unusable = None;
-        for (id, open) in opened {
-            let searched = match open {
-                Ok(open) => match self.search(id, &open, keys, &mut found).await {
-                    Err(e) if e.kind() == ErrorKind::Corrupt => {
-                        self.forget(id, &open, keys);
-                        let again = self.open(id).await;
-                        match again {
-                            Ok(open) => self.search(id, &open, keys, &mut found).await,
-                            Err(e) => Err(e),
-                        }
+        let mut searches = Vec::new();
+        for (age, (reference, open)) in opened.iter().enumerate() {
+            match open {
+                Ok(open) => {
+                    let missing: Vec<usize> = (0..keys.len()).filter(|&n| found[n].is_none()).collect();
+                    if open.whole.is_none() {
+                        searches
+                            .push(async move { (age, self.search(reference, open, keys, missing).await) });
+                        continue;
                     }
-                    searched => searched,
-                },
-                Err(e) => Err(e),
-            };
-            match searched {
-                Ok(()) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                    let context = format!("it may be in locator {id}, which can't be used: run 'check'");
-                    unusable = Some(Error::with_source(ErrorKind::Corrupt, context, e));
+                    match self.search(reference, open, keys, missing).await {
+                        Ok(places) => places.into_iter().for_each(|(n, place)| found[n] = Some((age, place))),
+                        Err(e) => cannot_tell(reference, e, &mut unusable)?,
+                    }
                 }
-                Err(e) => return Err(e),
+                Err(e) => cannot_tell(reference, e.clone(), &mut unusable)?,
             }
         }
-        let answer = |place: Option<Placement>| match (&place, &unusable) {
+        let mut searches = stream::iter(searches).buffer_unordered(CONCURRENCY);
+        while let Some((age, places)) = searches.next().await {
+            match places {
+                Ok(places) => {
+                    for (n, place) in places {
+                        if found[n].is_none_or(|(newest, _)| age < newest) {
+                            found[n] = Some((age, place));
+                        }
+                    }
+                }
+                Err(e) => cannot_tell(&opened[age].0, e, &mut unusable)?,
+            }
+        }
+        let answer = |found: Option<(usize, Placement)>| match (found, &unusable) {
             (None, Some(e)) => Err(e.clone()),
-            _ => Ok(place),
+            _ => Ok(found.map(|(_, place)| place)),
         };
         Ok(found.into_iter().map(answer).collect())
     }
 
-    /// Looks in one locator for what was not found yet.
+    /// Looks in one locator for some of the keys, once more if part of it is damaged.
     async fn search(
+        &self,
+        reference: &LocatorRef,
+        open: &OpenLocator,
+        keys: &[EntryKey],
+        which: Vec<usize>,
+    ) -> Result<Vec<(usize, Placement)>> {
+        match self.search_once(reference.id, open, keys, &which).await {
+            Err(e) if e.kind() == ErrorKind::Corrupt => {
+                self.forget(reference.id, open, keys);
+                self.search_once(reference.id, &*self.open(reference).await?, keys, &which).await
+            }
+            searched => searched,
+        }
+    }
+
+    async fn search_once(
         &self,
         id: LocatorId,
         open: &OpenLocator,
         keys: &[EntryKey],
-        found: &mut [Option<Placement>],
-    ) -> Result<()> {
-        let missing: Vec<usize> = (0..keys.len()).filter(|&n| found[n].is_none()).collect();
-        for batch in missing.chunks(BATCH) {
+        which: &[usize],
+    ) -> Result<Vec<(usize, Placement)>> {
+        let mut found = Vec::new();
+        for batch in which.chunks(BATCH) {
             let pieces = match open.whole {
                 Some(_) => HashMap::new(),
                 None => self.load_pieces(id, open, batch.iter().map(|&n| &keys[n])).await?,
             };
             for &n in batch {
-                found[n] = open.search(&keys[n], |at| match &open.whole {
+                let place = open.search(&keys[n], |at| match &open.whole {
                     Some(whole) => whole.get(at as usize..at as usize + PAGE_LEN),
                     None => {
                         let within = (at % PIECE) as usize;
                         pieces.get(&(at / PIECE))?.get(within..within + PAGE_LEN)
                     }
                 })?;
+                found.extend(place.map(|place| (n, place)));
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     async fn load_pieces(
@@ -273,8 +330,15 @@ impl Locators {
         stream::iter(loads).buffer_unordered(CONCURRENCY).try_collect().await
     }
 
-    async fn open(&self, id: LocatorId) -> Result<Arc<OpenLocator>> {
-        self.open.get_or(&id, self.read(id, HEAD)).await
+    /// A locator: all of it if it is small, else what says where its pages are.
+    async fn open(&self, reference: &LocatorRef) -> Result<Arc<OpenLocator>> {
+        let rows = rows_len(reference);
+        let head = match rows <= WHOLE {
+            true => whole_len(reference),
+            // Header, fan-out, and a pack for every few hundred entries; if there are more, a second request.
+            false => 4096 + FanOut::encoded_len(reference.entries) as u64 + rows / 512,
+        };
+        self.open.get_or(&reference.id, self.read(reference.id, head)).await
     }
 
     /// A locator with all its bytes in memory, if it is as long as the catalog lets expect.
@@ -283,9 +347,7 @@ impl Locators {
         if let Some(open) = self.open.peek(&id).filter(|open| open.whole.is_some()) {
             return Ok(open);
         }
-        // Rows, and a directory that is less than half as long, even if each entry has a pack of its own.
-        let (open, weight) =
-            self.read(id, HEAD.saturating_add((rows_len(reference) / 2).saturating_mul(3))).await?;
+        let (open, weight) = self.read(id, whole_len(reference)).await?;
         self.open.put(id, open.clone(), weight);
         Ok(open)
     }
@@ -324,9 +386,24 @@ impl Locators {
     }
 }
 
+/// What a locator that can't be used leaves open; only a store that can't be reached is an error at once.
+fn cannot_tell(reference: &LocatorRef, e: Error, unusable: &mut Option<Error>) -> Result<()> {
+    if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
+        return Err(e);
+    }
+    let context = format!("it may be in locator {}, which can't be used: run 'check'", reference.id);
+    *unusable = Some(Error::with_source(ErrorKind::Corrupt, context, e));
+    Ok(())
+}
+
 /// Bytes of the rows of a locator, whatever its directory takes.
 fn rows_len(reference: &LocatorRef) -> u64 {
     (reference.entries / ROWS_PER_PAGE as u64 + 1).saturating_mul(PAGE_LEN as u64)
+}
+
+/// Bytes within which a locator lies, even if each entry is in a pack of its own.
+fn whole_len(reference: &LocatorRef) -> u64 {
+    (64 << 10) + (rows_len(reference) / 2).saturating_mul(3)
 }
 
 impl OpenLocator {

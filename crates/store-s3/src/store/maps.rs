@@ -39,11 +39,15 @@ const HEAD: u64 = 4 * PIECE;
 const MAX_DIRECTORY: u64 = 64 << 20;
 /// Images whose maps are asked for nodes.
 const IMAGES: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
+/// Maps whose lengths are remembered.
+const LENS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 /// Chunks that are expected at most, some 100 bytes each.
 const EXPECTED: NonZeroUsize = NonZeroUsize::new(1 << 15).expect("not zero");
 /// Bytes of memory for directories, and for pieces.
 const DIRECTORIES: usize = 8 << 20;
 const PIECES: usize = 16 << 20;
+/// Longest map that is kept when it is written or read whole, in bytes: those of checkpoints are folded soon.
+const KEPT: usize = 2 << 20;
 /// Pieces fetched at once by one call.
 const CONCURRENCY: usize = 8;
 
@@ -57,6 +61,8 @@ pub(super) struct Maps {
     /// `None` for one that can't be used.
     open: Shelf<MapId, Option<Arc<ImageMap>>>,
     pieces: Shelf<(MapId, u64), Bytes>,
+    /// Lengths that were asked for.
+    lens: Mutex<LruCache<MapId, u64>>,
 }
 
 /// Where to look for a data chunk.
@@ -75,6 +81,7 @@ impl Maps {
             expected: Mutex::new(LruCache::new(EXPECTED)),
             open: Shelf::new(DIRECTORIES),
             pieces: Shelf::new(PIECES),
+            lens: Mutex::new(LruCache::new(LENS)),
         }
     }
 
@@ -84,6 +91,56 @@ impl Maps {
         match images.get(image) {
             Some(known) if **known == *maps => {}
             _ => drop(images.put(image.clone(), maps.into())),
+        }
+    }
+
+    /// A whole map that was written or read.
+    pub(super) fn adopt(&self, id: MapId, bytes: &Bytes) {
+        let decoded = || {
+            let header = MapHeader::decode(bytes.get(..MapHeader::LEN)?).ok()?;
+            let behind = bytes.get(MapHeader::LEN..)?;
+            let directory = behind.get(..usize::try_from(header.directory_len()).ok()?)?;
+            ImageMap::decode(header, directory).ok().filter(|map| map.header().id == id)
+        };
+        // Anything else that is kept under a map's key is none of ours.
+        if bytes.len() <= KEPT
+            && let Some(map) = decoded()
+        {
+            let weight = map.header().directory_len() as usize;
+            self.open.put(id, Some(Arc::new(map)), weight);
+            self.keep(id, bytes);
+        }
+    }
+
+    /// A whole map, if it is in memory.
+    pub(super) fn whole(&self, id: MapId) -> Option<Bytes> {
+        let len = self.open.peek(&id)??.header().file_len();
+        let pieces = (0..len.div_ceil(PIECE)).map(|number| self.pieces.peek(&(id, number)));
+        Some(pieces.collect::<Option<Vec<_>>>()?.concat().into())
+    }
+
+    /// Length of a map in bytes. A small one is in memory then.
+    pub(super) async fn len(&self, id: MapId) -> Result<u64> {
+        if let Some(Some(map)) = self.open.peek(&id) {
+            return Ok(map.header().file_len());
+        }
+        if let Some(len) = self.lens.lock().get(&id) {
+            return Ok(*len);
+        }
+        let start = self.objects.get_window(&layout::map_key(&id), 0..PIECE).await?;
+        self.lens.lock().put(id, start.object_len);
+        if start.bytes.len() as u64 == start.object_len {
+            self.adopt(id, &start.bytes);
+        }
+        Ok(start.object_len)
+    }
+
+    /// Keeps the first bytes of a map: whole pieces, or all of it.
+    fn keep(&self, id: MapId, bytes: &Bytes) {
+        for start in (0..bytes.len()).step_by(PIECE as usize) {
+            let piece = bytes.slice(start..bytes.len().min(start + PIECE as usize));
+            let weight = piece.len();
+            self.pieces.put((id, start as u64 / PIECE), piece, weight);
         }
     }
 
@@ -229,11 +286,7 @@ impl Maps {
                 ImageMap::decode(header, &[&head.bytes[MapHeader::LEN..], &rest].concat())?
             }
         };
-        for start in (0..head.bytes.len()).step_by(PIECE as usize) {
-            let piece = head.bytes.slice(start..head.bytes.len().min(start + PIECE as usize));
-            let weight = piece.len();
-            self.pieces.put((id, start as u64 / PIECE), piece, weight);
-        }
+        self.keep(id, &head.bytes);
         Ok(map)
     }
 

@@ -60,6 +60,9 @@ impl IndexStore for RemoteStore {
             Some(version) => self.replace(&key, bytes, version).await,
             None => self.create_image(&key, bytes).await,
         };
+        if written.is_ok() {
+            self.0.maps.observe(&record.name, &record.maps);
+        }
         let known = written
             .as_ref()
             .ok()
@@ -136,14 +139,25 @@ impl IndexStore for RemoteStore {
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
-        self.0.objects.put(&layout::map_key(&id), map.into()).await
+        self.0.objects.put(&layout::map_key(&id), map.clone().into()).await?;
+        self.0.maps.adopt(id, &map);
+        Ok(())
     }
 
     async fn get_map(&self, id: MapId) -> Result<Bytes> {
+        if let Some(map) = self.0.maps.whole(id) {
+            return Ok(map);
+        }
         let found = self.0.objects.get(&layout::map_key(&id), MAX_MAP).await?;
-        found
-            .map(|found| found.bytes)
-            .ok_or_else(|| Error::not_found(format!("image map {id} is not in {}", self.0.objects.place())))
+        let found = found.ok_or_else(|| {
+            Error::not_found(format!("image map {id} is not in {}", self.0.objects.place()))
+        })?;
+        self.0.maps.adopt(id, &found.bytes);
+        Ok(found.bytes)
+    }
+
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        self.0.maps.len(id).await
     }
 }
 

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkKind, Error, ErrorKind, Result,
-    format::{catalog::LocatorRef, codec::Encoded, layout, locator, rows::EntryKey},
+    format::{catalog::LocatorRef, codec::Encoded, layout, locator::Outline, rows::EntryKey},
     store::Placement,
     types::{LocatorId, PackId},
 };
@@ -37,8 +37,8 @@ use crate::objects::Objects;
 const NODES_TARGET: u64 = 4 << 20;
 /// Entries after which a pack is sealed however small they are, so that their tables stay small.
 const MAX_ENTRIES: usize = 1 << 15;
-/// Entries after which a locator is written before anyone syncs: some 4 GiB of disk, and 10 MiB of memory.
-const MAX_ROWS: usize = 1 << 17;
+/// Entries after which a locator is written before anyone syncs: some 2 GiB of disk, and 6 MiB of memory.
+const MAX_ROWS: usize = 1 << 16;
 
 /// The writing half of a remote store.
 #[derive(Debug)]
@@ -67,8 +67,12 @@ struct State {
     /// Uploads that have failed so far.
     failures: u64,
     /// Entries of durable packs that no locator of ours names.
-    rows: BTreeMap<EntryKey, Placement>,
+    rows: Rows,
+    /// Those of which a locator is being written, or could not be.
+    naming: Option<Arc<Rows>>,
 }
+
+type Rows = BTreeMap<EntryKey, Placement>;
 
 #[derive(Debug)]
 struct Flight {
@@ -205,40 +209,42 @@ impl Writer {
     pub(super) async fn sync(self: &Arc<Self>) -> Result<()> {
         let _one = self.syncing.lock().await;
         self.upload_all().await?;
-        self.write_locator().await
+        while self.write_locator().await? {}
+        Ok(())
     }
 
     /// Writes a locator of what is durable, if that has become much.
     async fn spill(&self) {
-        if self.state.lock().rows.len() < MAX_ROWS {
+        let much = || self.state.lock().rows.len() >= MAX_ROWS;
+        if !much() {
             return;
         }
         let _one = self.syncing.lock().await;
-        if let Err(error) = self.write_locator().await {
+        // Whoever was here before may have done it.
+        if much()
+            && let Err(error) = self.write_locator().await
+        {
             tracing::warn!(error = %error.report(), "writing a locator failed; the next sync writes it");
         }
     }
 
-    /// Names in a locator what is durable. Entries are found by the state or by the locator at every moment.
-    async fn write_locator(&self) -> Result<()> {
-        let rows: Vec<(EntryKey, Placement)> =
-            self.state.lock().rows.iter().map(|(key, place)| (*key, *place)).collect();
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let reference = LocatorRef { id: LocatorId::random()?, entries: rows.len() as u64 };
-        let encode = move || {
-            let bytes = Bytes::from(locator::encode(reference.id, &rows)?);
-            Ok::<_, Error>((bytes, rows))
+    /// Names in a locator what is durable; `false` if all of it is named. Entries are found by the state or by a
+    /// locator at every moment; a locator that could not be written is tried again before the next one is begun.
+    async fn write_locator(&self) -> Result<bool> {
+        let rows = {
+            let mut state = self.state.lock();
+            if state.naming.is_none() && !state.rows.is_empty() {
+                state.naming = Some(Arc::new(std::mem::take(&mut state.rows)));
+            }
+            state.naming.clone()
         };
-        let (bytes, rows) = blocking(encode).await?;
-        self.objects.put(&layout::locator_key(&reference.id), bytes.clone().into()).await?;
+        let Some(rows) = rows else { return Ok(false) };
+        let id = LocatorId::random()?;
+        let (reference, bytes) = blocking(move || encode(id, &rows)).await?;
+        self.objects.put(&layout::locator_key(&id), bytes.clone().into()).await?;
         self.locators.adopt(reference, bytes)?;
-        let mut state = self.state.lock();
-        for (key, _) in &rows {
-            state.rows.remove(key);
-        }
-        Ok(())
+        self.state.lock().naming = None;
+        Ok(true)
     }
 
     async fn upload_all(self: &Arc<Self>) -> Result<()> {
@@ -277,7 +283,7 @@ impl State {
     fn holds(&self, key: &EntryKey) -> bool {
         self.data.contains(key)
             || self.nodes.contains(key)
-            || self.rows.contains_key(key)
+            || self.placed(key).is_some()
             || self.flight.values().any(|flight| flight.pack.contents.find(key).is_some())
     }
 
@@ -288,12 +294,33 @@ impl State {
         if let Some((entry, place)) = self.flight.values().find_map(|flight| flight.pack.get(key)) {
             return Some(Recent::Memory(entry, Some(place)));
         }
-        self.rows.get(key).copied().map(Recent::Placed)
+        self.placed(key).map(Recent::Placed)
+    }
+
+    fn placed(&self, key: &EntryKey) -> Option<Placement> {
+        let naming = || self.naming.as_ref()?.get(key);
+        self.rows.get(key).or_else(naming).copied()
     }
 
     fn failure(&self) -> Option<Error> {
         self.flight.values().find_map(|flight| flight.failed.clone())
     }
+}
+
+/// A locator of these entries.
+fn encode(id: LocatorId, rows: &Rows) -> Result<(LocatorRef, Bytes)> {
+    let mut outline = Outline::new(rows.len() as u64);
+    for (key, place) in rows {
+        outline.add(key, &place.pack)?;
+    }
+    let mut encoded = outline.finish(id);
+    for (key, place) in rows {
+        encoded.push(*key, place)?;
+    }
+    let reference = encoded.reference();
+    let mut bytes = encoded.finish();
+    bytes.shrink_to_fit();
+    Ok((reference, bytes.into()))
 }
 
 fn is_full(section: &Section, target: u64) -> bool {

@@ -3,9 +3,8 @@
 use gabion_testcloud::{Fault, Operation, Rule};
 
 use super::{MIB, local, noise};
-use crate::support::Home;
-use crate::support::bucket::SECRET;
-use crate::support::cloud::Net;
+use crate::support::cloud::{Net, SECRET};
+use crate::support::{Home, tools};
 
 /// Asserts that a message holds every one of these words, and no secret.
 fn says(line: &str, words: &[&str]) {
@@ -48,7 +47,8 @@ fn what_is_not_there() {
     let home = net.host();
     home.file("disk.raw", &noise(1, MIB));
     says(&home.refuses(3, ["ls"]), &["no store", "init", "s3://images/prod"]);
-    says(&home.refuses(3, ["ls", "--store", &net.url_in("elsewhere", "prod")]), &["elsewhere"]);
+    let elsewhere = net.url_in("elsewhere", "prod");
+    says(&tools::fails(&mut home.gabion(["ls", "--store", &elsewhere])), &["elsewhere", "no such bucket"]);
     home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
     says(&home.refuses(3, ["push", "vm1"]), &["--init"]);
     says(&home.refuses(3, ["pull", "vm1"]), &["no store"]);

@@ -97,12 +97,17 @@ fn a_network_that_comes_and_goes() {
     a.run(["import", "disk.raw", "vm1", "--store", &local(&a)]);
     a.run(["init", &net.url("prod")]);
 
-    // Gone in the middle of a push, for good: an error, and the old state.
-    net.cloud.add_fault(Rule::new(Fault::Reset).on(Operation::Put).at("packs/").when(When::From(3)));
-    let refused = a.refuses(9, ["push", "vm1"]);
-    assert!(refused.contains("s3://images/prod"), "{refused}");
-    net.cloud.clear_faults();
-    assert_eq!(names(&a, &net.url("prod")), [""; 0]);
+    // Gone in the middle of a push, for good: an error, and the old state. Large uploads are tried for minutes, in
+    // case that the network comes back, so this is a small one.
+    a.file("small.raw", &noise(6, 64 << 10));
+    a.run(["import", "small.raw", "small", "--store", &local(&a)]);
+    for key in ["packs/", "locators/"] {
+        net.cloud.add_fault(Rule::new(Fault::Reset).on(Operation::Put).at(key));
+        let refused = a.refuses(9, ["push", "small"]);
+        assert!(refused.contains("s3://images/prod"), "{refused}");
+        net.cloud.clear_faults();
+        assert_eq!(names(&a, &net.url("prod")), [""; 0]);
+    }
 
     // Every third request fails in one way or another: it goes on.
     for (seed, fault) in [(1, Fault::slow_down()), (2, Fault::Reset), (3, Fault::internal())] {

@@ -1,11 +1,13 @@
 //! Every verb, with a store in a bucket.
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 use super::{MIB, local, noise};
-use crate::support::cloud::Net;
+use crate::support::cloud::{Net, PATIENCE};
 use crate::support::nbd::Client;
-use crate::support::{sample_disk, tools};
+use crate::support::{Home, sample_disk, tools};
 
 fn number(value: &Value, field: &str) -> u64 {
     value[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {value}"))
@@ -157,5 +159,53 @@ fn a_served_image_needs_no_permission_to_write() {
     client.write(0, &[1; 4096]).expect("writes stay on the host");
     client.flush().expect("a flush");
     server.terminate();
-    b.refuses(7, ["import", "/dev/zero", "x"]);
+    b.file("disk.raw", &disk);
+    b.refuses(7, ["import", "disk.raw", "x"]);
+}
+
+#[test]
+fn the_first_start_is_recorded_and_the_next_one_fetched_ahead() {
+    let net = Net::new();
+    let a = net.host();
+    a.file("disk.raw", &noise(6, 8 * MIB));
+    a.run(["init", &net.url("prod")]);
+    a.run(["import", "disk.raw", "vm1"]);
+    let boot = |host: &Home, arguments: &[&str]| {
+        let server = host.serve(arguments);
+        let mut client = Client::connect(server.uri()).expect("a connection");
+        let mut piece = vec![0; 65536];
+        for at in [0, 4 * MIB, MIB, 7 * MIB] {
+            client.read(at as u64, &mut piece).expect("a read");
+        }
+        drop(client);
+        server.terminate();
+    };
+    let maps = || net.cloud.objects("images").keys().filter(|key| key.contains("/maps/")).count();
+    let before = maps();
+    boot(&net.host(), &["vm1", "--no-trace"]);
+    assert_eq!(maps(), before, "--no-trace publishes none");
+    boot(&net.host(), &["vm1"]);
+    assert_eq!(maps(), before + 1, "what was read first is recorded beside the image's maps");
+    boot(&net.host(), &["vm1"]);
+    assert_eq!(maps(), before + 1, "once");
+
+    // Nobody reads, and yet the guest's first reads are on their way.
+    let b = net.host();
+    net.cloud.reset_stats();
+    let server = b.serve(["vm1"]);
+    let deadline = Instant::now() + PATIENCE;
+    while net.cloud.stats().bytes_out() < 4 * 65536 {
+        assert!(Instant::now() < deadline, "nothing is fetched ahead: {:?}", net.cloud.stats());
+        std::thread::yield_now();
+    }
+    server.terminate();
+
+    // All of it, if asked for: then no bucket is needed.
+    let server = b.serve(["vm1", "--prefetch", "all"]);
+    let deadline = Instant::now() + PATIENCE;
+    while net.cloud.stats().bytes_out() < 8 * MIB as u64 {
+        assert!(Instant::now() < deadline, "the disk is not fetched: {:?}", net.cloud.stats());
+        std::thread::yield_now();
+    }
+    server.terminate();
 }

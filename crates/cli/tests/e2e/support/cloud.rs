@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use gabion_testcloud::Cloud;
 
-use super::{Home, bucket::SECRET};
+use super::Home;
 
-/// What the tests sign with, beside [`SECRET`].
+/// What the tests sign with.
 pub(crate) const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+/// What the tests sign with; it must show up nowhere.
+pub(crate) const SECRET: &str = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY";
 
 /// Longest wait for a request: a limit against hanging.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cloud with one empty bucket, `images`.
 #[derive(Debug)]

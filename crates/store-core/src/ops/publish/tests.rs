@@ -298,3 +298,24 @@ async fn a_new_image_has_the_maps_of_what_it_goes_on_from() {
     let what = Publish { maps_of: Some(&next), ..Publish::append(&gone, entry(3)) };
     assert!(publish(&store, &clock(), what).await.unwrap().record.maps.is_empty());
 }
+
+/// A publish that died behind its record leaves a root, which the next one takes away; one that died before its record
+/// leaves its own, since it may be on the way still.
+#[tokio::test]
+async fn roots_that_were_left_behind_go_once_the_record_has_them() {
+    let store = memory();
+    let faults = FaultStore::new(store.clone(), 1);
+    let pending = async || {
+        let catalog = store.index.read_catalog().await.unwrap().value;
+        catalog.pending.iter().map(|root| root.checkpoint.as_bytes()[0]).collect::<Vec<_>>()
+    };
+    faults.script(Call::WriteCatalog, 1, Fault::Before(ErrorKind::Unavailable));
+    append(&faults.store(), 1).await.unwrap();
+    faults.script(Call::WriteImage, 0, Fault::Before(ErrorKind::Unavailable));
+    append(&faults.store(), 2).await.unwrap_err();
+    assert_eq!(pending().await, [1, 2]);
+    append(&store, 3).await.unwrap();
+    assert_eq!(pending().await, [2]);
+    append(&store, 2).await.unwrap();
+    assert!(pending().await.is_empty());
+}

@@ -304,3 +304,24 @@ async fn readers_side_by_side_share_requests() -> Result<()> {
     );
     Ok(())
 }
+
+/// A replicator folds the maps that it wrote without reading them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_map_that_was_written_or_read_is_not_fetched_again() {
+    let bucket = Bucket::new();
+    let store = init(&bucket, packs_of(1 << 20)).await;
+    let map = MapId::random().expect("randomness");
+    let row = |n: u64| MappedChunk { first_block: n, id: chunk(n, 10).0, placement: somewhere(1) };
+    let encoded = image_map::encode(map, &[], &(0..9000).map(row).collect::<Vec<_>>()).expect("a map");
+    store.put_map(map, encoded.clone().into()).await.expect("put");
+    bucket.requests();
+    assert_eq!(store.get_map(map).await.expect("it was written"), encoded);
+    assert_eq!(bucket.requests(), []);
+    let other = open(&bucket).await;
+    let maps: Arc<[MapId]> = [map].into();
+    other.expect(&maps, &[(5, row(5).id)]);
+    assert!(other.get(DATA, &[row(5).id]).await[0].is_err(), "there is no such pack");
+    bucket.requests();
+    assert_eq!(other.get_map(map).await.expect("it was read"), encoded);
+    assert_eq!(bucket.requests(), []);
+}
