@@ -221,16 +221,27 @@ impl IndexBase {
     /// Begins to fetch a piece beside the reader, if there is room for it.
     fn fetch_ahead(&self, piece: &Range<u64>) -> bool {
         let bytes = piece.end - piece.start;
-        let room = self.watch.readahead().and_then(|readahead| readahead.try_take(bytes));
-        let (Some(room), Ok(runtime)) = (room, Handle::try_current()) else { return false };
-        let (base, range) = (self.clone(), BlockRange::covering(piece.start, bytes));
+        let Some(readahead) = self.watch.readahead() else { return false };
+        let (Some(room), Ok(runtime)) = (readahead.try_take(bytes), Handle::try_current()) else {
+            return false;
+        };
+        let (base, readahead, piece) = (self.clone(), readahead.clone(), piece.clone());
         runtime.spawn(async move {
-            if let Err(error) = base.fetch(&[range]).await {
-                tracing::debug!("reading ahead at {}: {}", range.byte_start(), error.report());
+            if let Err(error) = base.fetch_piece(&piece, &readahead).await {
+                tracing::debug!("reading ahead at {}: {}", piece.start, error.report());
             }
             drop(room);
         });
         true
+    }
+
+    async fn fetch_piece(&self, piece: &Range<u64>, readahead: &Readahead) -> Result<()> {
+        let bytes = piece.end - piece.start;
+        self.load_around(piece.start, bytes as usize).await;
+        let missing = self.find_missing(&[BlockRange::covering(piece.start, bytes)]).await?;
+        let chunks: Vec<_> = missing.iter().map(|found| (found.block, found.chunk)).collect();
+        let _lane = readahead.lane().await;
+        self.fetch_chunks(&chunks).await
     }
 
     /// From afar a leaf costs as much as many: loads those around a read, too, if one of its own is missing.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     streams::{LONG_READ, MOST_AHEAD, Streams, region_bit},
@@ -22,6 +22,9 @@ use crate::BlockRange;
 
 /// Bytes of one permit.
 const UNIT: u64 = 64 << 10;
+/// Pieces asked of stores at a time. If all of them were, they would share the link, land together, and leave it idle
+/// for a round trip after each window; so they land one behind the other, with enough on the way to fill it.
+const LANES: usize = 6;
 
 /// How much the disks that share it may be fetching ahead at a time; see
 /// [`IndexBase::with_readahead`](super::IndexBase::with_readahead). A clone shares it, too.
@@ -29,6 +32,7 @@ const UNIT: u64 = 64 << 10;
 pub struct Readahead {
     room: Arc<Semaphore>,
     units: u32,
+    lanes: Arc<Semaphore>,
 }
 
 impl Readahead {
@@ -36,13 +40,20 @@ impl Readahead {
     /// half of it. What is fetched waits in the memory cache to be read: a quarter of that is a good measure.
     pub fn new(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 20);
-        Self { room: Arc::new(Semaphore::new(units as usize)), units }
+        Self { room: Arc::new(Semaphore::new(units as usize)), units, lanes: Arc::new(Semaphore::new(LANES)) }
     }
 
     /// Room for `bytes`, if there is any now; until it is dropped.
     pub(super) fn try_take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
         Arc::clone(&self.room).try_acquire_many_owned(units).ok()
+    }
+}
+
+impl Readahead {
+    /// Waits for a piece's turn.
+    pub(super) async fn lane(&self) -> SemaphorePermit<'_> {
+        self.lanes.acquire().await.expect("it is never closed")
     }
 }
 
