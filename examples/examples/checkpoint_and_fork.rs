@@ -14,7 +14,7 @@ use gabion_store_core::{
     store::Store,
     stores::{Cached, MemoryCache, MemoryStore},
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Home, IndexBase, Volume},
+    volume::{Append, Base, CheckpointOptions, Home, IndexBase, Volume},
 };
 
 #[tokio::main]
@@ -35,6 +35,7 @@ async fn main() -> Result<()> {
         image: ImageName::new("vm1")?,
         labels: BTreeMap::from([("why".into(), "before the upgrade".into())]),
         ingest: IngestOptions::default(),
+        append: Append::Any,
     };
     let home = Home { store, nodes: Arc::clone(&nodes), clock: Arc::new(SystemClock) };
     let made = disk.checkpoint(&home, &options, &Job::default()).await?;

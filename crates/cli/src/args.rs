@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use gabion::{
     InStore,
     core::{ImageName, chunking::Chunking, format::codec::Compression, ops::ImageRef},
-    parse_compression, parse_size,
+    parse_compression, parse_duration, parse_size,
 };
 
 use crate::exit;
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Store to use: a folder, file:///PATH, or a name from the configuration
+    /// Store to use: a folder, s3://BUCKET/PREFIX (gs://, az://, https://), or a name from the configuration
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// What to do
@@ -33,7 +33,7 @@ pub(crate) struct Args {
 pub(crate) enum Verb {
     /// Make an empty store
     Init {
-        /// Where: a folder or file:///PATH
+        /// Where: a folder, s3://BUCKET/PREFIX, gs://…, az://…, or a name from the configuration
         url: String,
     },
     /// Import a disk as the newest checkpoint of an image
@@ -62,6 +62,10 @@ pub(crate) enum Verb {
         /// Size, as 20G; larger than the image grows the disk
         #[arg(long, value_parser = parse_size)]
         size: Option<u64>,
+        /// Make it even if its image's store can't be written, so that nothing but the image's history and the
+        /// grace of the store's garbage collection keeps what it stands on
+        #[arg(long, requires = "from")]
+        unpinned: bool,
     },
     /// Serve volumes, images or raw files over NBD, until SIGTERM or Ctrl-C
     Serve(Serve),
@@ -151,6 +155,25 @@ pub(crate) struct Serve {
     /// Take every name for a file
     #[arg(long)]
     pub(crate) file: bool,
+    /// Publish the volumes to the images of their names, in their home stores, while they are served
+    #[arg(long)]
+    pub(crate) replicate: bool,
+    /// How often to publish what was written, as 30s (the default) or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) every: Option<Duration>,
+    /// How far a FLUSH reaches before it is answered: remote also publishes, and replicates
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) flush: Flush,
+}
+
+/// How far a FLUSH reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Flush {
+    /// This host's disk
+    #[default]
+    Local,
+    /// The home store
+    Remote,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use gabion_store_core::{
@@ -12,22 +13,24 @@ use gabion_store_core::{
     format::codec::Compression,
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
-    stores::MemoryCache,
+    replicate::Replicator,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
+    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
-    fs::{Fs, StdFs},
+    fs::StdFs,
     overlay::{
         LocalOverlay, Volumes,
         record::{LazyBase, VolumeInfo, VolumeRecord},
     },
-    store::LocalStore,
 };
 use parking_lot::Mutex;
 
-use crate::{InStore, Opened, Origin, Places, Setting, Settings, StoreUrl, open::open_with};
+use crate::{
+    InStore, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
+    open::{blocking, make_folders, open_with},
+};
 
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
@@ -42,10 +45,19 @@ pub struct Host {
     places: Places,
     settings: Settings,
     clock: Arc<dyn Clock>,
-    fs: Arc<dyn Fs>,
-    cache: Arc<MemoryCache>,
+    stack: StackOptions,
     volumes: Volumes,
     stores: Mutex<HashMap<StoreUrl, Opened>>,
+}
+
+/// Whether a new volume keeps its base in its home store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pinning {
+    /// The base stays there for as long as the volume exists. Takes permission to write.
+    #[default]
+    Pinned,
+    /// The base stays for as long as an image there has it.
+    Unpinned,
 }
 
 /// A volume that this process has open; no other can.
@@ -60,22 +72,19 @@ pub struct OpenVolume {
     overlay: Arc<LocalOverlay>,
     clock: Arc<dyn Clock>,
     ingest: IngestOptions,
+    replication: OnceLock<Arc<Replicator>>,
 }
 
 impl Host {
     /// A host with these places and settings. Touches nothing.
     pub fn new(places: Places, settings: Settings) -> Self {
-        let fs: Arc<dyn Fs> = Arc::new(StdFs);
         Self {
-            volumes: Volumes::new(Arc::clone(&fs), places.volumes()),
-            cache: Arc::new(MemoryCache::new(
-                usize::try_from(settings.memory_cache.value).unwrap_or(usize::MAX),
-            )),
+            volumes: Volumes::new(Arc::new(StdFs), places.volumes()),
+            stack: StackOptions::with_memory(settings.memory_cache.value).guest_wait(settings.timeout.value),
             clock: Arc::new(SystemClock),
             stores: Mutex::default(),
             places,
             settings,
-            fs,
         }
     }
 
@@ -112,14 +121,14 @@ impl Host {
 
     /// The store that a name of the configuration or a URL means.
     pub fn store_url(&self, text: &str) -> Result<StoreUrl> {
-        self.settings.stores.get(text).map_or(text, String::as_str).parse()
+        self.settings.stores.get(text).map_or_else(|| text.parse(), |url| Ok(url.clone()))
     }
 
     /// Place of a store of the configuration by its name, or of the store in force.
     pub fn url_of(&self, name: Option<&str>) -> Result<StoreUrl> {
         match (name, &self.settings.store.value) {
             (Some(name), _) => {
-                self.settings.stores.get(name).ok_or_else(|| self.no_such_store(name))?.parse()
+                self.settings.stores.get(name).cloned().ok_or_else(|| self.no_such_store(name))
             }
             (None, Some(text)) => self.store_url(text),
             (None, None) => Ok(self.local_url()),
@@ -147,15 +156,19 @@ impl Host {
 
     /// Opens a store of the configuration by its name, or the store in force.
     pub async fn store_of(&self, name: Option<&str>) -> Result<Opened> {
-        let url = self.url_of(name)?;
-        let open = self.stores.lock().contains_key(&url);
-        if url == self.local_url() && !open {
-            match self.init_store(&url).await {
+        self.open_or_default(&self.url_of(name)?).await
+    }
+
+    /// Opens a store. The default local one is made if it is not there.
+    pub async fn open_or_default(&self, url: &StoreUrl) -> Result<Opened> {
+        let open = self.stores.lock().contains_key(url);
+        if *url == self.local_url() && !open {
+            match self.init_store(url).await {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
         }
-        self.open_store(&url).await
+        self.open_store(url).await
     }
 
     /// Opens a store, or takes it from those that are open.
@@ -164,21 +177,13 @@ impl Host {
         if let Some(open) = open {
             return Ok(open);
         }
-        let opened = open_with(url, &self.cache, self.settings.memory_cache.value).await?;
+        let opened = open_with(url, &self.stack).await?;
         Ok(self.stores.lock().entry(url.clone()).or_insert(opened).clone())
     }
 
     /// Makes an empty store; `AlreadyExists` if there is one.
     pub async fn init_store(&self, url: &StoreUrl) -> Result<()> {
-        let StoreUrl::Folder(folder) = url;
-        let (fs, clock, folder) = (Arc::clone(&self.fs), Arc::clone(&self.clock), folder.clone());
-        blocking(move || {
-            if let Some(parent) = folder.parent() {
-                make_folders(parent)?;
-            }
-            LocalStore::init(fs, &folder, &*clock).map(drop)
-        })
-        .await
+        crate::init(url, &self.stack).await
     }
 
     /// Makes a volume of `size` zero bytes, or of a checkpoint, in which case `size` may make it larger. Its
@@ -188,6 +193,7 @@ impl Host {
         name: &ImageName,
         from: Option<&InStore<ImageRef>>,
         size: Option<u64>,
+        pinning: Pinning,
     ) -> Result<()> {
         let home = self.store_of(from.and_then(|image| image.store.as_deref())).await?;
         let from = from.map(|image| &image.name);
@@ -206,8 +212,12 @@ impl Host {
             return self.add_volume(info).await;
         };
         let entry = resolve(&home.store, from).await?;
-        // From before the volume exists its base is a root; and then the base is looked for again.
-        pin(&home.store, &*self.clock, id, entry.checkpoint).await?;
+        if pinning == Pinning::Pinned {
+            // From before the volume exists its base is a root; and then the base is looked for again.
+            pin(&home.store, &*self.clock, id, entry.checkpoint)
+                .await
+                .map_err(|e| unpinnable(e, from, &home.url))?;
+        }
         let made = async {
             let (checkpoint, _) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
             info.size = size.unwrap_or(checkpoint.size);
@@ -222,6 +232,7 @@ impl Host {
         }
         .await;
         if made.is_err()
+            && pinning == Pinning::Pinned
             && let Err(error) = unpin(&home.store, id, None).await
         {
             tracing::warn!("the pin of volume '{name}', which was not made, stays: {}", error.report());
@@ -293,10 +304,12 @@ impl Host {
         let label = format!("volume '{name}'");
         let base = match (info.base, &info.lazy_base) {
             (Some(id), _) => {
+                let images: Vec<_> = info.lineage.iter().chain([name]).collect();
+                let maps = home.maps(&images, id).await;
                 let (_, index) = open_checkpoint(&home.nodes, id)
                     .await
                     .map_err(|e| e.context(format!("the base of {label} in {}", home.url)))?;
-                Base::Index(IndexBase::new(index))
+                Base::Index(IndexBase::new(index).with_maps(&maps))
             }
             (None, Some(lazy)) => {
                 let (lazy, copy) = (lazy.clone(), overlay.folder().join(PRIVATE_COPY));
@@ -310,7 +323,15 @@ impl Host {
         }
         let volume = Volume::writable(label, Arc::clone(&overlay) as _, base, info.base, info.size);
         let (clock, ingest) = (Arc::clone(&self.clock), self.ingest(&home));
-        Ok(OpenVolume { name: name.clone(), volume, home, overlay, clock, ingest })
+        Ok(OpenVolume {
+            name: name.clone(),
+            volume,
+            home,
+            overlay,
+            clock,
+            ingest,
+            replication: OnceLock::new(),
+        })
     }
 
     /// Opens a checkpoint as a disk that is only read.
@@ -332,8 +353,9 @@ impl Host {
     async fn base_of(&self, image: &InStore<ImageRef>) -> Result<(Base, u64, CheckpointId)> {
         let home = self.store_of(image.store.as_deref()).await?;
         let entry = resolve(&home.store, &image.name).await?;
+        let maps = home.maps(&[&image.name.name], entry.checkpoint).await;
         let (checkpoint, index) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
-        Ok((Base::Index(IndexBase::new(index)), checkpoint.size, entry.checkpoint))
+        Ok((Base::Index(IndexBase::new(index).with_maps(&maps)), checkpoint.size, entry.checkpoint))
     }
 
     /// Removes a volume and what it holds; its image and checkpoints stay. `Conflict` if it is in use. If its
@@ -378,7 +400,13 @@ impl OpenVolume {
         labels: BTreeMap<String, String>,
         job: &Job,
     ) -> Result<Checkpointed> {
-        let options = self.options(image, labels);
+        let mut options = self.options(image, labels);
+        if let Some(replicator) = self.replication.get()
+            && options.image == self.name
+        {
+            // As the image's owner, or not at all if it has another one by now.
+            options.append = replicator.append();
+        }
         self.volume.checkpoint(&self.home(), &options, job).await
     }
 
@@ -388,6 +416,21 @@ impl OpenVolume {
         self.volume.complete_ingest(&self.home(), &options, job).await?;
         drop_private_copy(&self.overlay);
         Ok(())
+    }
+
+    /// Its replication to the image of its name, which does nothing before it is asked to. There is one: a second
+    /// call gives the first one's.
+    pub fn replicate(&self, every: Duration) -> Arc<Replicator> {
+        let new = || {
+            let options = self.options(None, BTreeMap::new());
+            Arc::new(Replicator::new(self.volume.clone(), self.home(), options, every))
+        };
+        Arc::clone(self.replication.get_or_init(new))
+    }
+
+    /// Its replication, if it has one.
+    pub fn replication(&self) -> Option<&Arc<Replicator>> {
+        self.replication.get()
     }
 
     fn home(&self) -> Home {
@@ -401,6 +444,7 @@ impl OpenVolume {
             image: image.unwrap_or(&self.name).clone(),
             labels,
             ingest: self.ingest,
+            append: Append::Any,
         }
     }
 }
@@ -429,6 +473,16 @@ fn identity_of(lazy: &LazyBase) -> FileIdentity {
     }
 }
 
+/// A base that can't be pinned for want of permission, and what to do.
+fn unpinnable(error: Error, image: &ImageRef, home: &StoreUrl) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnly => error.context(format!(
+            "a volume keeps its base in {home}, and that can't be written: pull '{image}' first, or take the              risk with --unpinned"
+        )),
+        _ => error,
+    }
+}
+
 fn changed(path: &Path) -> Error {
     Error::new(
         ErrorKind::Conflict,
@@ -445,21 +499,4 @@ fn drop_private_copy(overlay: &LocalOverlay) {
         }
         _ => {}
     }
-}
-
-/// Makes a folder and its parents, readable by their owner alone.
-fn make_folders(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            Error::invalid(format!("{} is a file where a folder is needed", folder.display()))
-        }
-        _ => Error::io(format!("folder {} can't be made", folder.display()), e),
-    })
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?
 }

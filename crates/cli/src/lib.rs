@@ -5,23 +5,36 @@
 //! Library users who choose their own backend take `gabion-store-core` and what they need beside it.
 
 mod address;
+#[cfg(feature = "nbd")]
 pub mod control;
 pub mod disk;
+mod duration;
 mod host;
 mod open;
 mod places;
+mod prices;
+#[cfg(feature = "nbd")]
+mod replicate;
+#[cfg(feature = "nbd")]
 mod server;
 mod settings;
 mod size;
 
+#[cfg(feature = "nbd")]
 pub use gabion_nbd as nbd;
 pub use gabion_store_core as core;
 pub use gabion_store_local as local;
+pub use gabion_store_s3 as s3;
 
 pub use address::InStore;
-pub use host::{Host, OpenVolume};
-pub use open::{Opened, StoreKind, StoreUrl, open};
+pub use duration::{format_duration, parse_duration};
+pub use host::{Host, OpenVolume, Pinning};
+pub use open::{Opened, StackOptions, StoreKind, StoreUrl, init, open, open_with};
 pub use places::Places;
+pub use prices::{Cost, Prices, format_dollars};
+#[cfg(feature = "nbd")]
+pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply};
+#[cfg(feature = "nbd")]
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};
 pub use size::{format_bytes, parse_size};

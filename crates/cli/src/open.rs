@@ -1,25 +1,38 @@
 //! From a store's URL to a stack.
+//!
+//! ```text
+//! Opened.store   Cached (memory, verifies what enters it) ─► the store
+//! Opened.direct                                              the store
+//! ```
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use gabion_store_core::{
-    ChunkStore, Error, ErrorKind, Result, Store,
+    CheckpointId, ChunkStore, Error, ErrorKind, ImageName, Result, Store,
+    format::image_record::ImageRecord,
     index::NodeCache,
     stores::{Cached, MemoryCache},
+    types::MapId,
 };
 use gabion_store_local::{fs::StdFs, store::LocalStore};
+use gabion_store_s3::{ObjectUrl, RemoteOptions, RemoteStore, Timeouts};
 
-/// A store's place.
+use crate::settings::default_memory_cache;
+
+/// A store's place. No secret is part of one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum StoreUrl {
     /// A folder of this host, by absolute path.
     Folder(PathBuf),
+    /// A bucket, or a store's folder behind a web server.
+    Remote(ObjectUrl),
 }
 
 impl FromStr for StoreUrl {
     type Err = Error;
 
-    /// `file:///folder` or a path.
+    /// A path, `file:///folder`, or what [`ObjectUrl`] understands.
     fn from_str(text: &str) -> Result<Self> {
         let path = match text.split_once("://") {
             None => text,
@@ -27,20 +40,23 @@ impl FromStr for StoreUrl {
             Some(("file", _)) => {
                 return Err(Error::invalid(format!("'{text}': a file URL is file:///ABSOLUTE/PATH")));
             }
-            Some((scheme, _)) => {
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!(
-                        "stores at '{scheme}://' are not supported by this version: use a folder or file:///PATH"
-                    ),
-                ));
-            }
+            Some(_) => return text.parse().map(Self::Remote),
         };
         if path.is_empty() {
-            return Err(Error::invalid("a store's place is a folder or file:///PATH, not nothing"));
+            return Err(Error::invalid("a store's place is a folder or a URL, as s3://BUCKET/PREFIX"));
         }
         let path = std::path::absolute(path).map_err(|e| Error::io(format!("'{text}' is no path"), e))?;
         Ok(Self::Folder(path))
+    }
+}
+
+impl StoreUrl {
+    /// The place alone, without the options of a URL: for people.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Folder(path) => path.display().to_string(),
+            Self::Remote(url) => url.place(),
+        }
     }
 }
 
@@ -48,6 +64,7 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => write!(f, "file://{}", path.display()),
+            Self::Remote(url) => url.fmt(f),
         }
     }
 }
@@ -57,7 +74,7 @@ impl fmt::Display for StoreUrl {
 pub struct Opened {
     /// Where it is.
     pub url: StoreUrl,
-    /// Entries through verification and the memory cache, images and catalog.
+    /// Entries through verification and the caches, images and catalog.
     pub store: Store,
     /// Its index nodes.
     pub nodes: Arc<NodeCache>,
@@ -72,41 +89,140 @@ pub struct Opened {
 pub enum StoreKind {
     /// A folder of this host.
     Local(Arc<LocalStore>),
+    /// A bucket, or a store's folder behind a web server.
+    Remote(RemoteStore),
 }
 
 impl Opened {
     /// Whether reading it takes requests over a network.
     pub fn is_remote(&self) -> bool {
-        !matches!(self.kind, StoreKind::Local(_))
+        matches!(self.kind, StoreKind::Remote(_))
     }
+
+    /// Maps of the first of these images that has a checkpoint, newest first: they spare a remote store requests.
+    /// What can't be had is left out.
+    pub(crate) async fn maps(&self, images: &[&ImageName], checkpoint: CheckpointId) -> Vec<MapId> {
+        if !self.is_remote() {
+            return Vec::new();
+        }
+        let records = images.iter().map(|image| self.store.index.recall_image(image));
+        let has = |record: &ImageRecord| record.history.iter().any(|entry| entry.checkpoint == checkpoint);
+        let records = join_all(records).await.into_iter().flatten().flatten().map(|found| found.value);
+        records.into_iter().find(has).map_or_else(Vec::new, |record| record.maps)
+    }
+}
+
+/// What stands in front of stores, and how remote ones are reached. Stores that are opened with clones of one
+/// share its caches.
+#[derive(Clone, Debug)]
+pub struct StackOptions {
+    /// Memory for decoded entries.
+    pub memory: Arc<MemoryCache>,
+    /// Memory for index nodes of each store, in bytes.
+    pub nodes: usize,
+    /// How buckets are used.
+    pub remote: RemoteOptions,
 }
 
 /// Part of a memory budget that goes to index nodes.
 const NODE_SHARE: u64 = 16;
 
-/// Opens the store at `url` behind a memory cache of its own of `memory` bytes.
-///
-/// **Errors**: `NotFound` or `Invalid` if there is no store, `Unsupported` for a newer format.
-pub async fn open(url: &StoreUrl, memory: u64) -> Result<Opened> {
-    open_with(url, &Arc::new(MemoryCache::new(usize::try_from(memory).unwrap_or(usize::MAX))), memory).await
+impl StackOptions {
+    /// A memory cache of `memory` bytes, and what else follows from it.
+    pub fn with_memory(memory: u64) -> Self {
+        let bytes = |bytes| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self {
+            memory: Arc::new(MemoryCache::new(bytes(memory))),
+            nodes: bytes(memory / NODE_SHARE),
+            remote: RemoteOptions::default(),
+        }
+    }
+
+    /// Has remote stores answer, by an error if need be, before a guest that waits `longest` gives up.
+    #[must_use]
+    pub fn guest_wait(mut self, longest: Duration) -> Self {
+        self.remote.timeouts = Timeouts::for_guest_wait(longest);
+        self
+    }
 }
 
-/// As [`open`], behind a cache that is shared with other stores.
-pub(crate) async fn open_with(url: &StoreUrl, cache: &Arc<MemoryCache>, memory: u64) -> Result<Opened> {
-    let StoreUrl::Folder(folder) = url;
-    let folder = folder.clone();
-    let local = tokio::task::spawn_blocking(move || LocalStore::open(Arc::new(StdFs), &folder))
-        .await
-        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "opening the store died", e))??;
-    let local = Arc::new(local);
-    let direct = Store { chunks: Arc::clone(&local) as _, index: Arc::clone(&local) as _ };
-    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(cache), Arc::clone(&direct.chunks)));
-    let node_budget = usize::try_from(memory / NODE_SHARE).unwrap_or(usize::MAX);
-    Ok(Opened {
-        url: url.clone(),
-        nodes: Arc::new(NodeCache::new(Arc::clone(&chunks), node_budget)),
+impl Default for StackOptions {
+    /// Memory: the lesser of 1 GiB and a quarter of the machine's.
+    fn default() -> Self {
+        Self::with_memory(default_memory_cache())
+    }
+}
+
+/// Opens the store at `url`, a folder or `s3://bucket/prefix`, behind a memory cache of its own. Credentials come
+/// from the environment.
+///
+/// **Errors**: `NotFound` or `Invalid` if there is no store, `Unsupported` for a newer format.
+pub async fn open(url: &str) -> Result<Opened> {
+    open_with(&url.parse()?, &StackOptions::default()).await
+}
+
+/// As [`open`], with caches that may be shared with other stores.
+pub async fn open_with(url: &StoreUrl, options: &StackOptions) -> Result<Opened> {
+    let kind = match url {
+        StoreUrl::Folder(folder) => {
+            let folder = folder.clone();
+            let store = blocking(move || LocalStore::open(Arc::new(StdFs), &folder)).await?;
+            StoreKind::Local(Arc::new(store))
+        }
+        StoreUrl::Remote(url) => StoreKind::Remote(RemoteStore::open(url, options.remote.clone()).await?),
+    };
+    Ok(stack(url.clone(), kind, options))
+}
+
+fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
+    let direct = match &kind {
+        StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
+        StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
+    };
+    let below = Arc::clone(&direct.chunks);
+    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));
+    Opened {
+        url,
+        nodes: Arc::new(NodeCache::new(Arc::clone(&chunks), options.nodes)),
         store: Store { chunks, index: Arc::clone(&direct.index) },
         direct,
-        kind: StoreKind::Local(local),
+        kind,
+    }
+}
+
+/// Makes an empty store; `AlreadyExists` if there is one. Of a folder's parents, those that are missing are made,
+/// too.
+pub async fn init(url: &StoreUrl, options: &StackOptions) -> Result<()> {
+    match url {
+        StoreUrl::Folder(folder) => {
+            let (folder, clock) = (folder.clone(), Arc::clone(&options.remote.clock));
+            blocking(move || {
+                if let Some(parent) = folder.parent() {
+                    make_folders(parent)?;
+                }
+                LocalStore::init(Arc::new(StdFs), &folder, &*clock).map(drop)
+            })
+            .await
+        }
+        StoreUrl::Remote(url) => RemoteStore::init(url, options.remote.clone()).await.map(drop),
+    }
+}
+
+/// Makes a folder and its parents, readable by their owner alone.
+pub(crate) fn make_folders(folder: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Error::invalid(format!("{} is a file where a folder is needed", folder.display()))
+        }
+        _ => Error::io(format!("folder {} can't be made", folder.display()), e),
     })
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?
 }

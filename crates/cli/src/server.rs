@@ -3,13 +3,15 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use gabion_nbd::Limits;
 use gabion_store_core::{BlockDevice, Error, ErrorKind, ImageName, Result, ops::Job, volume::Checkpointed};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{OpenVolume, control::ControlServer};
+use crate::{OpenVolume, ReplicateOptions, control::ControlServer, replicate::Replications};
 
 /// Something that is served under a name.
 #[derive(Clone, Debug)]
@@ -45,6 +47,9 @@ impl Export {
     }
 }
 
+/// Time for a shutdown with volumes to replicate: a supervisor that waits two seconds sees its end.
+const FINISH: Duration = Duration::from_millis(1500);
+
 /// Serves exports over NBD.
 #[derive(Debug)]
 pub struct Server;
@@ -55,6 +60,7 @@ pub struct ServerBuilder {
     exports: Vec<Export>,
     limits: Limits,
     control: Option<PathBuf>,
+    replicate: Option<ReplicateOptions>,
 }
 
 /// A running server. Dropping it stops the server and removes its sockets, but promises no flush.
@@ -63,8 +69,9 @@ pub struct ServerHandle {
     nbd: gabion_nbd::ServerHandle,
     exports: Arc<[Export]>,
     control: Option<ControlServer>,
-    /// Ends ingests when it is dropped.
-    ingests: DropGuard,
+    /// Ends ingests and replications when it is dropped.
+    background: DropGuard,
+    replications: Replications,
 }
 
 impl Server {
@@ -96,13 +103,19 @@ impl ServerBuilder {
         self
     }
 
+    /// Publishes the volumes to their home stores while they are served.
+    #[must_use]
+    pub fn replicate(mut self, options: ReplicateOptions) -> Self {
+        self.replicate = Some(options);
+        self
+    }
+
     /// Serves on a Unix socket. Volumes on a lazy base begin to ingest it in the background.
     pub async fn serve_unix(self, socket: &Path) -> Result<ServerHandle> {
         let mut nbd = gabion_nbd::Server::builder().limits(self.limits);
-        for export in &self.exports {
-            nbd = nbd
-                .export(export.name.clone(), Arc::clone(&export.device))
-                .description(export.description.clone());
+        let (replications, devices) = Replications::new(&self.exports, self.replicate)?;
+        for (export, device) in self.exports.iter().zip(devices) {
+            nbd = nbd.export(export.name.clone(), device).description(export.description.clone());
         }
         let nbd = nbd.serve_unix(socket).await?;
         let exports: Arc<[Export]> = self.exports.into();
@@ -116,13 +129,14 @@ impl ServerBuilder {
                 Some(control)
             }
         };
-        let ingests = CancellationToken::new();
+        let background = CancellationToken::new();
+        replications.start(&background);
         for volume in
             exports.iter().filter_map(|export| export.volume.clone()).filter(|volume| volume.is_lazy())
         {
-            tokio::spawn(ingest(volume, ingests.clone()));
+            tokio::spawn(ingest(volume, background.clone()));
         }
-        Ok(ServerHandle { nbd, exports, control, ingests: ingests.drop_guard() })
+        Ok(ServerHandle { nbd, exports, control, background: background.drop_guard(), replications })
     }
 }
 
@@ -153,15 +167,23 @@ impl ServerHandle {
         found.checkpoint(image, std::collections::BTreeMap::new(), &Job::default()).await
     }
 
-    /// Stops taking connections, finishes what is in flight, flushes, and removes the sockets.
+    /// Stops taking connections, finishes what is in flight, flushes, and removes the sockets. Then, for as long as
+    /// is left of 1.5 s in all, publishes what replicated volumes still owe their home stores.
     ///
-    /// **Durability**: on success everything that was answered is durable.
-    pub async fn shutdown(self) -> Result<()> {
-        drop(self.ingests);
-        if let Some(control) = self.control {
-            control.stop().await;
-        }
-        self.nbd.shutdown().await
+    /// **Durability**: on success everything that was answered is durable on this host.
+    pub async fn shutdown(mut self) -> Result<()> {
+        let deadline = Instant::now() + FINISH;
+        drop(self.background);
+        let control = async {
+            if let Some(control) = self.control {
+                control.stop().await;
+            }
+        };
+        tokio::join!(control, self.nbd.drain());
+        self.replications.flush_locally();
+        let flushed = self.nbd.shutdown().await;
+        self.replications.finish(deadline).await;
+        flushed
     }
 }
 

@@ -1,11 +1,15 @@
 //! Settings: flags over environment over the configuration file over defaults, each with its origin.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
 
 use gabion_store_core::{Error, Result, chunking::Chunking, format::codec::Compression};
 use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
 
-use crate::{parse_size, size::format_bytes};
+use crate::{
+    Prices, StoreUrl, address::check_store_name, format_duration, parse_duration, parse_size,
+    size::format_bytes,
+};
 
 /// Where a setting's value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -49,24 +53,79 @@ pub struct Settings {
     /// The store that verbs use; `None` is the default local one.
     pub store: Setting<Option<String>>,
     /// Named stores, for `--store prod` and `prod:image`.
-    pub stores: BTreeMap<String, String>,
+    pub stores: BTreeMap<String, StoreUrl>,
     /// Memory cache, in bytes.
     pub memory_cache: Setting<u64>,
+    /// Disk cache of what remote stores answer, in bytes; 0 is none.
+    pub disk_cache: Setting<u64>,
+    /// A guest's longest wait for its disk: what a remote store may take follows from it.
+    pub timeout: Setting<Duration>,
     /// How content is cut.
     pub chunker: Setting<Chunking>,
     /// What new chunks are encoded with.
     pub compression: Setting<Compression>,
+    /// What requests and bytes cost.
+    pub prices: Prices,
 }
+
+/// Disk cache if nothing else is said.
+const DISK_CACHE: u64 = 10 << 30;
+/// A guest's longest wait if nothing else is said: that of Linux for its disks.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Bounds of that wait: below, no network answers; above, no guest waits.
+const TIMEOUTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     store: Option<String>,
     #[serde(default)]
-    stores: BTreeMap<String, String>,
+    stores: BTreeMap<String, NamedStore>,
+    #[serde(default)]
+    prices: Prices,
     memory_cache: Option<String>,
+    disk_cache: Option<String>,
+    timeout: Option<String>,
     chunker: Option<String>,
     compression: Option<String>,
+}
+
+/// A store of the configuration: its URL, or a table with `url` and the URL's options beside it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NamedStore {
+    Url(String),
+    Table(BTreeMap<String, toml::Value>),
+}
+
+impl NamedStore {
+    fn url(self) -> Result<StoreUrl> {
+        let mut options = match self {
+            Self::Url(url) => return url.parse(),
+            Self::Table(options) => options,
+        };
+        let Some(toml::Value::String(url)) = options.remove("url") else {
+            return Err(Error::invalid("it has no url = \"…\""));
+        };
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in options {
+            match value {
+                toml::Value::String(text) => query.append_pair(&name, &text),
+                value => query.append_pair(&name, &value.to_string()),
+            };
+        }
+        let query = query.finish();
+        let sign = if url.contains('?') { '&' } else { '?' };
+        if query.is_empty() { url.parse() } else { format!("{url}{sign}{query}").parse() }
+    }
+}
+
+fn parse_timeout(text: &str) -> Result<Duration> {
+    let timeout = parse_duration(text)?;
+    if TIMEOUTS.contains(&timeout) {
+        return Ok(timeout);
+    }
+    Err(Error::invalid(format!("a timeout of {text}: it is between 1s and 1h")))
 }
 
 impl Settings {
@@ -77,6 +136,9 @@ impl Settings {
             store: Setting::default(None),
             stores: BTreeMap::new(),
             memory_cache: Setting::default(default_memory_cache()),
+            disk_cache: Setting::default(DISK_CACHE),
+            timeout: Setting::default(TIMEOUT),
+            prices: Prices::default(),
             chunker: Setting::default(Chunking::default()),
             compression: Setting::default(Compression::default()),
         };
@@ -92,19 +154,32 @@ impl Settings {
             }
             Err(e) => return Err(Error::io(format!("{} can't be read", config.display()), e)),
         };
-        settings.stores = file.stores;
+        for (name, store) in file.stores {
+            check_store_name(&name).map_err(place)?;
+            let url = store.url().map_err(|e| place(e.context(format!("[stores] {name}"))))?;
+            settings.stores.insert(name, url);
+        }
+        file.prices.check().map_err(place)?;
+        settings.prices = file.prices;
         settings.store.set(file.store.map(Some), Origin::File);
-        settings
-            .memory_cache
-            .set(file.memory_cache.map(|t| parse_size(&t)).transpose().map_err(place)?, Origin::File);
+        let size = |text: Option<String>| text.map(|text| parse_size(&text)).transpose().map_err(place);
+        settings.memory_cache.set(size(file.memory_cache)?, Origin::File);
+        settings.disk_cache.set(size(file.disk_cache)?, Origin::File);
+        let timeout = file.timeout.map(|text| parse_timeout(&text)).transpose();
+        settings.timeout.set(timeout.map_err(place)?, Origin::File);
         settings.chunker.set(file.chunker.map(|t| t.parse()).transpose().map_err(place)?, Origin::File);
         settings
             .compression
             .set(file.compression.map(|t| parse_compression(&t)).transpose().map_err(place)?, Origin::File);
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         settings.store.set(variable("GABION_STORE").map(Some), Origin::Environment);
-        let cache = variable("GABION_MEMORY_CACHE").map(|text| parse_size(&text)).transpose();
-        settings.memory_cache.set(cache.map_err(|e| e.context("GABION_MEMORY_CACHE"))?, Origin::Environment);
+        let size = |name: &str| {
+            variable(name).map(|text| parse_size(&text).map_err(|e| e.context(name))).transpose()
+        };
+        settings.memory_cache.set(size("GABION_MEMORY_CACHE")?, Origin::Environment);
+        settings.disk_cache.set(size("GABION_DISK_CACHE")?, Origin::Environment);
+        let timeout = variable("GABION_TIMEOUT").map(|text| parse_timeout(&text)).transpose();
+        settings.timeout.set(timeout.map_err(|e| e.context("GABION_TIMEOUT"))?, Origin::Environment);
         Ok(settings)
     }
 
@@ -118,13 +193,29 @@ impl Settings {
             Chunking::Content => "content".to_owned(),
             Chunking::Fixed(blocks) => format!("fixed:{}K", blocks * 4),
         };
-        let store = self.store.value.clone().unwrap_or_else(|| "the default local store".to_owned());
+        let disk_cache = match self.disk_cache.value {
+            0 => "off".to_owned(),
+            bytes => format_bytes(bytes),
+        };
         vec![
-            ("store", store, self.store.origin.clone()),
+            ("store", self.store_shown(), self.store.origin.clone()),
             ("memory_cache", format_bytes(self.memory_cache.value), self.memory_cache.origin.clone()),
+            ("disk_cache", disk_cache, self.disk_cache.origin.clone()),
+            ("timeout", format_duration(self.timeout.value), self.timeout.origin.clone()),
             ("chunker", chunker, self.chunker.origin.clone()),
             ("compression", compression, self.compression.origin.clone()),
         ]
+    }
+
+    /// The store in force as it may be shown: a URL that is not understood may hold anything.
+    fn store_shown(&self) -> String {
+        match &self.store.value {
+            None => "the default local store".to_owned(),
+            Some(name) if self.stores.contains_key(name) => name.clone(),
+            Some(text) => text
+                .parse::<StoreUrl>()
+                .map_or_else(|e| format!("not understood: {}", e.report()), |url| url.to_string()),
+        }
     }
 }
 
@@ -143,7 +234,7 @@ pub fn parse_compression(text: &str) -> Result<Compression> {
 }
 
 /// The lesser of 1 GiB and a quarter of the machine's memory.
-fn default_memory_cache() -> u64 {
+pub(crate) fn default_memory_cache() -> u64 {
     let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()

@@ -120,7 +120,8 @@ pub struct ServerHandle {
     limits: Limits,
     address: Option<Address>,
     stop: CancellationToken,
-    acceptor: JoinHandle<()>,
+    /// `None` once it has ended.
+    acceptor: Option<JoinHandle<()>>,
 }
 
 /// Where a server listens.
@@ -141,7 +142,7 @@ impl ServerHandle {
             connections: JoinSet::new(),
         };
         let acceptor = tokio::spawn(acceptor.run(listener));
-        Self { exports, limits, address: Some(address), stop, acceptor }
+        Self { exports, limits, address: Some(address), stop, acceptor: Some(acceptor) }
     }
 
     /// URI of the default export, for any NBD client.
@@ -170,19 +171,28 @@ impl ServerHandle {
         }
     }
 
-    /// Stops accepting, finishes and answers what is in flight, closes all connections, removes the
-    /// socket and flushes every writable device. Clients that idle hold nothing up; requests that take
-    /// longer than [`Limits::drain`] are cancelled.
+    /// Stops accepting, removes the socket, finishes and answers what is in flight, and closes all connections.
+    /// Clients that idle hold nothing up; requests that take longer than [`Limits::drain`] are cancelled.
+    ///
+    /// **Cancel safety**: may be called again.
+    pub async fn drain(&mut self) {
+        self.address = None;
+        self.stop.cancel();
+        if let Some(acceptor) = &mut self.acceptor {
+            if let Err(error) = acceptor.await {
+                warn!(%error, "the accepting task failed");
+            }
+            self.acceptor = None;
+        }
+    }
+
+    /// [Drains](Self::drain), then flushes every writable device.
     ///
     /// **Durability**: success means that every device flushed. **Errors**: the first flush that failed,
     /// or `Unavailable` if it took longer than [`Limits::flush`]; the server is stopped all the same.
     /// **Cancel safety**: dropping the future is dropping the handle.
     pub async fn shutdown(mut self) -> Result<()> {
-        self.address = None;
-        self.stop.cancel();
-        if let Err(error) = (&mut self.acceptor).await {
-            warn!(%error, "the accepting task failed");
-        }
+        self.drain().await;
         let mut flushes = JoinSet::new();
         for export in self.exports.iter().filter(|export| !export.device.info().read_only).cloned() {
             flushes.spawn(async move {
@@ -217,7 +227,9 @@ impl Drop for ServerHandle {
         self.address = None;
         self.stop.cancel();
         // Its connections go with it.
-        self.acceptor.abort();
+        if let Some(acceptor) = &self.acceptor {
+            acceptor.abort();
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! The layers, each knowing only those to its right:
 //!
 //! ```text
-//! ops (import, export, checkpoint, diff, check) ► volume ► index ► stores ► format ► types
+//! replicate ► ops (import, export, checkpoint, diff, check) ► volume ► index ► stores ► format ► types
 //! ```
 //!
 //! Invariant: this crate names no other crate of the workspace, opens no file and no socket.
@@ -16,6 +16,7 @@ pub mod format;
 pub mod index;
 pub mod ops;
 pub mod overlay;
+pub mod replicate;
 pub mod store;
 pub mod stores;
 #[cfg(any(test, feature = "testing"))]

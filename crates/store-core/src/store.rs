@@ -198,6 +198,11 @@ pub trait IndexStore: Send + Sync + fmt::Debug {
 
     /// An image map.
     async fn get_map(&self, id: MapId) -> Result<Bytes>;
+
+    /// Length of an image map in bytes.
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        self.get_map(id).await.map(|map| map.len() as u64)
+    }
 }
 
 /// A store: where its entries are read and written, and its mutable objects.

@@ -1,6 +1,7 @@
-//! Local storage: stores in folders, volumes with crash-safe overlays, and the file-system seam under both.
-//! Beside them, disk images of the host: [`disk_file`].
+//! Local storage: stores in folders, volumes with crash-safe overlays, a disk cache for stores that are far away, and
+//! the file-system seam under all of them. Beside them, disk images of the host: [`disk_file`].
 
+pub mod cache;
 pub mod disk_file;
 pub mod fs;
 pub mod overlay;

@@ -16,6 +16,6 @@ mod store;
 mod timeouts;
 mod url;
 
-pub use store::{RemoteOptions, RemoteStore};
+pub use store::{RemoteOptions, RemoteStore, RemoteUsage};
 pub use timeouts::Timeouts;
 pub use url::{ObjectUrl, Scheme, UrlOptions};

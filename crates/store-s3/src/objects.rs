@@ -121,6 +121,23 @@ impl Objects {
         Ok(listed.iter().filter_map(|meta| relative(&meta.location)).collect())
     }
 
+    /// All keys of the store, with the length of each object.
+    pub(crate) async fn list_sizes(&self) -> Result<Vec<(String, u64)>> {
+        use futures::TryStreamExt as _;
+        let listed: Vec<_> = self
+            .store
+            .list(Some(&self.prefix))
+            .try_collect()
+            .await
+            .map_err(|e| self.error("listing", "objects", &e))?;
+        let relative = |location: &Path| {
+            let parts: Vec<_> =
+                location.prefix_match(&self.prefix)?.map(|part| part.as_ref().to_owned()).collect();
+            Some(parts.join("/"))
+        };
+        Ok(listed.iter().filter_map(|meta| Some((relative(&meta.location)?, meta.size))).collect())
+    }
+
     /// Removes an object; one that is not there is removed already.
     pub(crate) async fn delete(&self, key: &str) -> Result<()> {
         match self.store.delete(&self.path(key)).await {

@@ -1,9 +1,12 @@
 //! Verbs that only look: `ls`, `show`, `log`, `du`, `config`.
 
+use std::time::Duration;
+
 use gabion::{
-    Host, InStore, Opened, StoreKind,
+    Host, InStore, Opened, ReplicationReply, StoreKind, control,
     core::{
         BLOCK_SIZE, Error, ErrorKind, ImageName, Result,
+        clock::Timestamp,
         format::image_record::ImageRecord,
         ops::{ImageRef, Revision, open_checkpoint, resolve},
     },
@@ -75,7 +78,6 @@ pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
 }
 
 pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef>) -> Result<()> {
-    let opened = host.store_of(wanted.store.as_deref()).await?;
     let name = &wanted.name;
     let (mut value, mut text) = (json!({}), String::new());
     if wanted.store.is_none() && name.revision == Revision::Back(0) && host.volumes().contains(&name.name)? {
@@ -98,10 +100,20 @@ pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef
         if let Some(lazy) = info.lazy_base {
             text.push_str(&format!("  stands on file {}\n", lazy.path.display()));
         }
+        if let Some(replication) = replication(host, &info.name).await? {
+            text.push_str(&describe(&replication, &info.name));
+            value["volume"]["replication"] = json!(replication);
+        }
     }
-    match resolve(&opened.store, name).await {
-        Ok(entry) => {
-            let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+    let found: Result<_> = async {
+        let opened = host.store_of(wanted.store.as_deref()).await?;
+        let entry = resolve(&opened.store, name).await?;
+        let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
+        Ok((entry, checkpoint))
+    }
+    .await;
+    match found {
+        Ok((entry, checkpoint)) => {
             let labels = checkpoint.labels.iter().map(|(key, value)| format!("  {key}={value}\n"));
             text.push_str(&format!(
                 "image {wanted}\n  checkpoint {}\n  size       {} ({} bytes)\n  root       {}\n  parent     {}\n  created    {}\n{}",
@@ -121,9 +133,42 @@ pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef
             });
         }
         Err(error) if error.kind() == ErrorKind::NotFound && !text.is_empty() => {}
-        Err(error) => return Err(error),
+        Err(error) => {
+            if !text.is_empty() {
+                // What can be shown is shown first.
+                output.result(&value, &text)?;
+            }
+            return Err(error);
+        }
     }
     output.result(&value, &text)
+}
+
+/// How the replication of a served volume stands; `None` if it is not served, or not replicated.
+async fn replication(host: &Host, volume: &ImageName) -> Result<Option<ReplicationReply>> {
+    let note = host.volumes().read_lock_note(volume)?;
+    let Some(socket) = note.as_deref().and_then(control::socket_of_note) else { return Ok(None) };
+    // The note of a server that has ended leads nowhere.
+    let Ok(exports) = control::exports(&socket, volume.as_str()).await else { return Ok(None) };
+    let export = exports.into_iter().find(|export| export.volume && export.name == volume.as_str());
+    Ok(export.and_then(|export| export.replication))
+}
+
+fn describe(replication: &ReplicationReply, volume: &ImageName) -> String {
+    let ReplicationReply { image, state, checkpoint, replicated_ms, lag_ms, error, .. } = replication;
+    let last = match (checkpoint, replicated_ms) {
+        (Some(id), Some(ms)) => format!("{} of {}", &id[..8], time(Timestamp(*ms))),
+        _ => "nothing yet".to_owned(),
+    };
+    let lag = Duration::from_millis(*lag_ms);
+    let mut text = format!("  replicated to image {image}: {state}, {last}, up to {lag:.1?} behind\n");
+    if let Some(error) = error {
+        text.push_str(&format!("    {error}\n"));
+    }
+    if state == "displaced" {
+        text.push_str(&format!("    publish it under another name: gabion checkpoint {volume} OTHER\n"));
+    }
+    text
 }
 
 pub(super) async fn log(host: &Host, output: &Output, image: &InStore<ImageName>) -> Result<()> {
@@ -188,26 +233,28 @@ async fn record(opened: &Opened, image: &ImageName) -> Result<ImageRecord> {
 
 pub(super) async fn du(host: &Host, output: &Output) -> Result<()> {
     let opened = host.store().await?;
-    let StoreKind::Local(local) = opened.kind.clone();
-    let usage = blocking(move || local.usage()).await?;
-    let classes = [
-        ("packs", usage.packs),
-        ("locators", usage.locators),
-        ("maps", usage.maps),
-        ("records", usage.records),
-    ];
-    let total: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
+    let (classes, pack_count, entries) = match opened.kind.clone() {
+        StoreKind::Local(local) => {
+            let found = blocking(move || local.usage()).await?;
+            ([found.packs, found.locators, found.maps, found.records], found.pack_count, found.entries)
+        }
+        StoreKind::Remote(remote) => {
+            let found = remote.usage().await?;
+            ([found.packs, found.locators, found.maps, found.records], found.pack_count, found.entries)
+        }
+    };
+    let classes = ["packs", "locators", "maps", "records"].into_iter().zip(classes);
+    let total: u64 = classes.clone().map(|(_, bytes)| bytes).sum();
     let mut value = json!({
-        "store": opened.url.to_string(), "total": total, "pack_count": usage.pack_count, "entries": usage.entries,
+        "store": opened.url.to_string(), "total": total, "pack_count": pack_count, "entries": entries,
     });
     let mut text = format!("{}\n", opened.url);
     for (name, bytes) in classes {
         value[name] = json!(bytes);
         text.push_str(&format!("  {name:<9} {:>10}\n", format_bytes(bytes)));
     }
-    let (entries, packs) = (usage.entries, usage.pack_count);
     text.push_str(&format!(
-        "  {:<9} {:>10}  with {entries} entries in {packs} packs",
+        "  {:<9} {:>10}  with {entries} entries in {pack_count} packs",
         "total",
         format_bytes(total)
     ));
@@ -243,5 +290,7 @@ pub(super) fn config(host: &Host, output: &Output) -> Result<()> {
     for (name, path) in &paths {
         text.push_str(&format!("{name:<14} {}\n", path.display()));
     }
-    output.result(&json!({ "settings": settings, "places": places, "stores": host.settings().stores }), &text)
+    let stores = host.settings().stores.iter().map(|(name, url)| (name.clone(), json!(url.to_string())));
+    let stores: serde_json::Map<_, _> = stores.collect();
+    output.result(&json!({ "settings": settings, "places": places, "stores": stores }), &text)
 }

@@ -34,8 +34,8 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         Verb::Import { file, name, label, .. } => {
             import::import(&host, output, &file, name, label.into_iter().collect()).await?;
         }
-        Verb::Create { volume, from, size } => {
-            volumes::create(&host, output, &volume, from.as_ref(), size).await?;
+        Verb::Create { volume, from, size, unpinned } => {
+            volumes::create(&host, output, &volume, from.as_ref(), size, unpinned).await?;
         }
         Verb::Serve(serve) => serve::serve(&host, output, serve).await?,
         Verb::Checkpoint { volume, image, label } => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gabion::{
-    Export, Host, InStore, Server, ServerHandle,
+    Export, FlushTo, Host, InStore, Pinning, ReplicateOptions, Server, ServerHandle,
     core::{
         Error, ErrorKind, ImageName, Result,
         ops::{ImageRef, resolve},
@@ -16,13 +16,26 @@ use gabion::{
 use serde_json::json;
 
 use super::{import::name_of, stop_signal};
-use crate::{args::Serve, output::Output};
+use crate::{
+    args::{Flush, Serve},
+    output::Output,
+};
 
 pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<()> {
     if args.size.is_some() && args.what.len() > 1 {
         return Err(Error::invalid("--size goes with one volume"));
     }
     let mut server = Server::builder();
+    if args.replicate || args.flush == Flush::Remote {
+        let flush = match args.flush {
+            Flush::Local => FlushTo::Local,
+            Flush::Remote => FlushTo::Remote,
+        };
+        let every = args.every.unwrap_or(ReplicateOptions::default().every);
+        server = server.replicate(ReplicateOptions { every, flush });
+    } else if args.every.is_some() {
+        return Err(Error::invalid("--every goes with --replicate or --flush remote"));
+    }
     let (mut first, mut notes) = (None, Vec::new());
     for what in &args.what {
         let export = open(host, &args, what, &mut notes).await?;
@@ -123,7 +136,7 @@ async fn open_volume(host: &Host, args: &Serve, name: &ImageName) -> Result<Expo
     if let Some(size) = args.size
         && !host.volumes().contains(name)?
     {
-        host.create_volume(name, None, Some(size)).await?;
+        host.create_volume(name, None, Some(size), Pinning::Pinned).await?;
     }
     let volume = host.open_volume(name, None).await?;
     if let Some(size) = args.size.filter(|size| *size != volume.volume.size()) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gabion::{
-    Host, InStore,
+    Host, InStore, Pinning,
     control::{self, CheckpointReply, CheckpointRequest},
     core::{
         Error, ErrorKind, ImageName, Result,
@@ -21,12 +21,20 @@ pub(super) async fn create(
     name: &ImageName,
     from: Option<&InStore<ImageRef>>,
     size: Option<u64>,
+    unpinned: bool,
 ) -> Result<()> {
-    host.create_volume(name, from, size).await?;
+    let pinning = if unpinned { Pinning::Unpinned } else { Pinning::Pinned };
+    host.create_volume(name, from, size, pinning).await?;
     let info = host.volumes().look_up(name)?.info;
     let value = json!({
         "volume": name.as_str(), "size": info.size, "base": info.base.map(|id| id.to_string()), "home": info.home,
     });
+    if unpinned {
+        output.warn(&format!(
+            "nothing but the image's history in {} keeps what volume '{name}' stands on: pull the image before it is removed there",
+            info.home
+        ));
+    }
     let from = from.map_or_else(|| "empty".to_owned(), |image| format!("from {image}"));
     output.result(&value, &format!("made volume {name}: {}, {from}", format_bytes(info.size)))
 }

@@ -7,6 +7,6 @@ mod client;
 mod protocol;
 mod server;
 
-pub use client::checkpoint;
-pub use protocol::{CheckpointReply, CheckpointRequest, note, socket_of_note};
+pub use client::{checkpoint, exports};
+pub use protocol::{CheckpointReply, CheckpointRequest, ExportReply, note, socket_of_note};
 pub use server::ControlServer;

@@ -8,8 +8,12 @@ use std::{
 use gabion_store_core::{Error, ErrorKind, volume::Checkpointed};
 use serde::{Deserialize, Serialize};
 
+use crate::ReplicationReply;
+
 /// Path of [`CheckpointRequest`], by POST.
 pub(super) const CHECKPOINT: &str = "/v1/checkpoint";
+/// Path of the exports, by GET: a list of [`ExportReply`].
+pub(super) const EXPORTS: &str = "/v1/exports";
 /// Longest body of a request or reply, in bytes.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
 
@@ -58,6 +62,22 @@ impl CheckpointReply {
             stored: made.stats.stored,
         }
     }
+}
+
+/// Something that a server serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExportReply {
+    /// Its name.
+    pub name: String,
+    /// Size of its disk in bytes.
+    pub size: u64,
+    /// Whether it takes no writes.
+    pub read_only: bool,
+    /// Whether it is a volume.
+    pub volume: bool,
+    /// How its replication stands, if it has one.
+    #[serde(default)]
+    pub replication: Option<ReplicationReply>,
 }
 
 /// An error, as it crosses the socket.

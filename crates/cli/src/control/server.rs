@@ -11,11 +11,12 @@ use axum::{
 };
 use gabion_nbd::SocketFile;
 use gabion_store_core::{Error, ErrorKind, ImageName, Result, ops::Job};
-use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::protocol::{CHECKPOINT, CheckpointReply, CheckpointRequest, ErrorReply, MAX_BODY};
+use super::protocol::{
+    CHECKPOINT, CheckpointReply, CheckpointRequest, EXPORTS, ErrorReply, ExportReply, MAX_BODY,
+};
 use crate::server::{Export, find_volume};
 
 /// A listening control socket; dropping it stops it.
@@ -35,7 +36,7 @@ impl ControlServer {
         let stop = CancellationToken::new();
         let router = Router::new()
             .route(CHECKPOINT, post(checkpoint))
-            .route("/v1/exports", get(list))
+            .route(EXPORTS, get(list))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(exports);
         let ended = stop.clone().cancelled_owned();
@@ -102,10 +103,17 @@ async fn checkpoint(
     made.map(Json).map_err(Failed)
 }
 
-async fn list(State(exports): State<Arc<[Export]>>) -> Json<serde_json::Value> {
+async fn list(State(exports): State<Arc<[Export]>>) -> Json<Vec<ExportReply>> {
     let all = exports.iter().map(|export| {
         let info = export.device.info();
-        json!({ "name": export.name, "size": info.size, "read_only": info.read_only, "volume": export.volume.is_some() })
+        let replication = export.volume.as_ref().and_then(|volume| volume.replication());
+        ExportReply {
+            name: export.name.clone(),
+            size: info.size,
+            read_only: info.read_only,
+            volume: export.volume.is_some(),
+            replication: replication.map(|replicator| replicator.status().into()),
+        }
     });
     Json(all.collect())
 }

@@ -12,7 +12,7 @@ fn files_of(server: &Server) -> Vec<String> {
 }
 
 /// The files are the first of those that the guest said it had written: at least `least`, each as written.
-fn assert_prefix(files: &[String], written: &BTreeMap<usize, String>, least: usize) {
+pub(crate) fn assert_prefix(files: &[String], written: &BTreeMap<usize, String>, least: usize) {
     assert!(files.len() >= least, "{} files, but {least} were durable", files.len());
     for (at, hash) in files.iter().enumerate() {
         match written.get(&(at + 1)) {

@@ -8,4 +8,5 @@ mod clients;
 mod crash;
 mod errors;
 mod guest;
+mod replicate;
 mod support;

@@ -8,18 +8,22 @@
 //! A reader takes header and directory in one read, then only the pages it needs. A map is a hint:
 //! everything it leads to is verified by its hash, and what it misses is asked of the locators.
 
-use std::{collections::BTreeSet, ops::Range};
+mod writer;
+
+use std::ops::Range;
+
+pub use writer::MapWriter;
 
 use crate::{
     ChunkId, ChunkKind, Error, Result,
     format::{
         features::Features,
-        locator::{decode_packs, encode_packs},
+        locator::decode_packs,
         rows::{self, EntryKey, EntryRow, FanOut, PAGE_LEN},
         wire::{Reader, Writer},
     },
     store::Placement,
-    types::{MAX_DISK_SIZE, MapId, PackId, blocks_for},
+    types::{MapId, PackId},
 };
 
 const MAGIC: &[u8; 8] = b"GABIMAPS";
@@ -134,6 +138,32 @@ impl ImageMap {
         Ok(Self { header, packs, nodes, first_blocks })
     }
 
+    /// Reads header and directory of a whole map, and checks that it is as long as they say. Its pages are
+    /// checked where they are read.
+    pub fn of(map: &[u8]) -> Result<Self> {
+        let mut from = Reader::new(WHAT, map);
+        let header = MapHeader::decode(from.take(MapHeader::LEN)?)?;
+        if header.file_len() != map.len() as u64 {
+            return Err(from.corrupt(format_args!("its counts don't fit {} bytes", map.len())));
+        }
+        Self::decode(header, from.take(header.directory_len() as usize)?)
+    }
+
+    /// All nodes of a whole map, sorted by key.
+    pub fn all_nodes(&self, map: &[u8]) -> Result<Vec<(EntryKey, Placement)>> {
+        let mut nodes = Vec::with_capacity(self.header.nodes as usize);
+        for page in 0..self.header.nodes.div_ceil(NODES_PER_PAGE) {
+            nodes.extend(self.nodes(page, page_of(map, self.node_page_offset(page))?)?);
+        }
+        Ok(nodes)
+    }
+
+    /// The chunks of a whole map, in disk order, page by page.
+    pub fn all_chunks<'a>(&'a self, map: &'a [u8]) -> impl Iterator<Item = Result<Vec<MappedChunk>>> + 'a {
+        let pages = 0..self.header.chunks.div_ceil(CHUNKS_PER_PAGE);
+        pages.map(move |page| self.chunks(page, page_of(map, self.chunk_page_offset(page))?))
+    }
+
     /// The header.
     pub fn header(&self) -> &MapHeader {
         &self.header
@@ -218,61 +248,10 @@ impl ImageMap {
 /// Encodes map `id` over nodes sorted by key and chunks strictly sorted by first block; anything else is
 /// `Invalid`, and so is data among the nodes.
 pub fn encode(id: MapId, nodes: &[(EntryKey, Placement)], chunks: &[MappedChunk]) -> Result<Vec<u8>> {
-    if !nodes.is_sorted_by(|a, b| a.0 < b.0) || !chunks.is_sorted_by(|a, b| a.first_block < b.first_block) {
-        return Err(Error::invalid("nodes or chunks for an image map are out of order or twice there"));
-    }
-    if nodes.iter().any(|(key, _)| key.kind == ChunkKind::Data) {
-        return Err(Error::invalid("a data chunk among the nodes for an image map"));
-    }
-    if chunks.last().is_some_and(|chunk| chunk.first_block >= blocks_for(MAX_DISK_SIZE)) {
-        return Err(Error::invalid("a chunk for an image map lies beyond the largest disk"));
-    }
-    let count = |len: usize| {
-        u32::try_from(len).map_err(|_| Error::invalid(format!("{len} rows are too many for one image map")))
-    };
-    let node_packs = nodes.iter().map(|(_, placement)| placement.pack);
-    let packs = pack_table(node_packs.chain(chunks.iter().map(|chunk| chunk.placement.pack)));
-    let (mut node_rows, mut chunk_rows) = (Writer::new(), Writer::new());
-    for (key, placement) in nodes {
-        EntryRow::new(*key, pack_index(&packs, &placement.pack), placement)?.encode(&mut node_rows);
-    }
-    for chunk in chunks {
-        let key = EntryKey::new(ChunkKind::Data, chunk.id);
-        chunk_rows.u64(chunk.first_block);
-        EntryRow::new(key, pack_index(&packs, &chunk.placement.pack), &chunk.placement)?
-            .encode(&mut chunk_rows);
-    }
-    let mut directory = Writer::new();
-    encode_packs(&packs, &mut directory);
-    FanOut::build(nodes.iter().map(|(key, _)| &key.id))?.encode(&mut directory);
-    for chunk in chunks.iter().step_by(CHUNKS_PER_PAGE as usize) {
-        directory.u64(chunk.first_block);
-    }
-    let directory = directory.into_vec();
-    let header = MapHeader {
-        id,
-        packs: count(packs.len())?,
-        nodes: count(nodes.len())?,
-        chunks: count(chunks.len())?,
-        directory_crc: crc32c::crc32c(&directory),
-    };
-    let mut to = Writer::new();
-    to.bytes(&header.encode()).bytes(&directory);
-    to.zeros(to.len().next_multiple_of(PAGE_LEN) - to.len());
-    rows::encode_pages(&node_rows.into_vec(), EntryRow::LEN, &mut to);
-    rows::encode_pages(&chunk_rows.into_vec(), CHUNK_ROW_LEN, &mut to);
-    Ok(to.into_vec())
-}
-
-/// The table of packs over rows that refer to them: sorted, each once.
-fn pack_table(packs: impl Iterator<Item = PackId>) -> Vec<PackId> {
-    packs.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// Index in a [`pack_table`] that was made over `pack` too.
-fn pack_index(packs: &[PackId], pack: &PackId) -> u32 {
-    let at = packs.binary_search(pack).expect("the table was made over every pack");
-    u32::try_from(at).expect("no more packs than rows")
+    let mut map = MapWriter::new(chunks.len());
+    nodes.iter().try_for_each(|(key, placement)| map.node(*key, placement))?;
+    chunks.iter().try_for_each(|chunk| map.chunk(chunk))?;
+    map.finish(id)
 }
 
 /// What a whole map holds: its nodes by key and its chunks in disk order.
@@ -280,26 +259,23 @@ pub type MapRows = (Vec<(EntryKey, Placement)>, Vec<MappedChunk>);
 
 /// Reads a whole map, accepting only what [`encode`] writes.
 pub fn decode_all(bytes: &[u8]) -> Result<(ImageMap, MapRows)> {
+    let map = ImageMap::of(bytes)?;
+    let nodes = map.all_nodes(bytes)?;
+    let mut chunks = Vec::with_capacity(map.header.chunks as usize);
+    for page in map.all_chunks(bytes) {
+        chunks.extend(page?);
+    }
     let whole = Reader::new(WHAT, bytes);
-    let mut from = Reader::new(WHAT, bytes);
-    let header = MapHeader::decode(from.take(MapHeader::LEN)?)?;
-    if header.file_len() != bytes.len() as u64 {
-        return Err(whole.corrupt(format_args!("its counts don't fit {} bytes", bytes.len())));
-    }
-    let map = ImageMap::decode(header, from.take(header.directory_len() as usize)?)?;
-    from.take(header.nodes_at() as usize - (bytes.len() - from.remaining()))?;
-    let (mut nodes, mut chunks) = (Vec::new(), Vec::new());
-    for page in 0..header.nodes.div_ceil(NODES_PER_PAGE) {
-        nodes.extend(map.nodes(page, from.take(PAGE_LEN)?)?);
-    }
-    for page in 0..header.chunks.div_ceil(CHUNKS_PER_PAGE) {
-        chunks.extend(map.chunks(page, from.take(PAGE_LEN)?)?);
-    }
-    from.finish()?;
-    if encode(header.id, &nodes, &chunks).map_err(|e| whole.corrupt(e.report()))? != bytes {
+    if encode(map.header.id, &nodes, &chunks).map_err(|e| whole.corrupt(e.report()))? != bytes {
         return Err(whole.corrupt("its rows would be written differently"));
     }
     Ok((map, (nodes, chunks)))
+}
+
+/// The page at an offset of a whole map.
+fn page_of(map: &[u8], offset: u64) -> Result<&[u8]> {
+    let page = usize::try_from(offset).ok().and_then(|start| map.get(start..start.checked_add(PAGE_LEN)?));
+    page.ok_or_else(|| Error::corrupt(format!("{WHAT}: it ends before byte {offset}")))
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct EntryRow {
 impl EntryRow {
     /// Length when encoded: id 32, pack, offset, stored and raw length 4 each, kind, codec, two zeros.
     pub const LEN: usize = 52;
+    /// Offset of the index of its pack when encoded.
+    pub(crate) const PACK_AT: usize = ChunkId::LEN;
 
     /// The row of a placement whose pack has index `pack`. A placement no pack can have is `Invalid`.
     pub fn new(key: EntryKey, pack: u32, placement: &Placement) -> Result<Self> {

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 use crate::{
     CheckpointId, ChunkKind, Error, ErrorKind, ImageName, Result, Store,
     clock::Clock,
-    format::{checkpoint::Checkpoint, image_record::HistoryEntry},
+    format::{
+        checkpoint::Checkpoint,
+        image_record::{HistoryEntry, ImageRecord},
+    },
     index::{Index, NodeCache},
     store::get_one,
     types::checkpoint_id,
@@ -74,25 +77,35 @@ impl From<ImageName> for ImageRef {
 
 /// The checkpoint that a reference means. An unknown image is `NotFound` and names the nearest ones.
 pub async fn resolve(store: &Store, image: &ImageRef) -> Result<HistoryEntry> {
-    let Some(found) = store.index.read_image(&image.name).await? else {
-        return Err(unknown(store, &image.name).await);
-    };
-    let history = found.value.history;
+    let record = known(store, &image.name).await?;
+    position(&record, image).map(|at| record.history[at])
+}
+
+/// The record of an image that has to be there.
+pub(super) async fn known(store: &Store, name: &ImageName) -> Result<ImageRecord> {
+    match store.index.read_image(name).await? {
+        Some(found) => Ok(found.value),
+        None => Err(unknown(store, name).await),
+    }
+}
+
+/// Where in its image's history the checkpoint is that a reference means.
+pub(super) fn position(record: &ImageRecord, image: &ImageRef) -> Result<usize> {
+    let history = &record.history;
     let missing = |why: String| Error::not_found(format!("image '{}' has no checkpoint {why}", image.name));
     match &image.revision {
-        Revision::Back(count) => history
-            .get(*count)
-            .copied()
-            .ok_or_else(|| missing(format!("~{count}: its history has {}", history.len()))),
+        Revision::Back(count) if *count < history.len() => Ok(*count),
+        Revision::Back(count) => Err(missing(format!("~{count}: its history has {}", history.len()))),
         Revision::Id(prefix) => {
-            let mut matching =
-                history.iter().filter(|entry| entry.checkpoint.to_string().starts_with(prefix));
-            match (matching.next(), matching.any(|entry| !entry.checkpoint.to_string().is_empty())) {
-                (Some(entry), false) => Ok(*entry),
-                (Some(_), true) => Err(Error::invalid(format!(
+            let matches = |at: &usize| history[*at].checkpoint.to_string().starts_with(prefix);
+            let mut matching = (0..history.len()).filter(matches);
+            let first = matching.next().ok_or_else(|| missing(format!("@{prefix}")))?;
+            if matching.all(|at| history[at].checkpoint == history[first].checkpoint) {
+                Ok(first)
+            } else {
+                Err(Error::invalid(format!(
                     "'{image}' means more than one checkpoint: give more digits of its id"
-                ))),
-                (None, _) => Err(missing(format!("@{prefix}"))),
+                )))
             }
         }
     }
@@ -140,15 +153,7 @@ pub async fn tag(store: &Store, clock: &dyn Clock, from: &ImageRef, to: &ImageNa
     if !store.chunks.contains(ChunkKind::Checkpoint, &[entry.checkpoint.as_chunk()]).await?.contains(&true) {
         return Err(Error::corrupt(format!("checkpoint {} of image '{from}' is missing", entry.checkpoint)));
     }
-    let what = Publish {
-        image: to,
-        checkpoint: entry.checkpoint,
-        size: entry.size,
-        created: entry.created,
-        nodes: &[],
-        chunks: &[],
-        create: true,
-    };
+    let what = Publish { create: true, ..Publish::append(to, entry) };
     publish(store, clock, what).await?;
     Ok(entry)
 }

@@ -7,7 +7,7 @@ use crate::{
     CheckpointId, ImageName, Result, Store,
     chunking::DiskSource,
     clock::Clock,
-    format::checkpoint::Checkpoint,
+    format::{checkpoint::Checkpoint, image_record::HistoryEntry},
     index::{Index, NodeCache},
 };
 
@@ -62,15 +62,8 @@ pub async fn import<S: DiskSource + 'static>(
         Some(_) => (&written.added.nodes, &written.added.chunks),
         None => (&written.nodes, &written.chunks),
     };
-    let what = Publish {
-        image,
-        checkpoint: id,
-        size: ingested.size,
-        created: checkpoint.created,
-        nodes,
-        chunks,
-        create: options.create,
-    };
+    let entry = HistoryEntry { checkpoint: id, size: ingested.size, created: checkpoint.created };
+    let what = Publish { nodes, chunks, create: options.create, ..Publish::append(image, entry) };
     publish(store, clock, what).await?;
     Ok(Imported { checkpoint: id, size: ingested.size, stats: ingested.stats })
 }

@@ -12,6 +12,7 @@ mod maps;
 mod publish;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 
 pub use check::{CheckReport, Damage, Depth, check};
 pub use diff::{DiskDiff, diff};
@@ -20,4 +21,5 @@ pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
 pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
-pub use publish::{Publish, Published, pin, publish, store_checkpoint, unpin};
+pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
+pub use transfer::{Plan, Side, TransferOptions, Transferred, plan, transfer};

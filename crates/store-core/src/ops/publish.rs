@@ -1,11 +1,30 @@
 //! Giving a checkpoint a name, in the order that keeps a name from ever pointing at missing data.
 //!
 //! 1. The store syncs: everything put or found present is durable.
-//! 2. One CAS of the catalog adds the locators and the checkpoint as a pending root. It counts only if
-//!    nothing was condemned since "is it there?" was answered.
+//! 2. One CAS of the catalog adds the locators, the checkpoint as a pending root, and the pin of the volume
+//!    that is about to stand on it. It counts only if nothing was condemned since "is it there?" was answered.
 //! 3. The image record takes the checkpoint by CAS.
 //! 4. The pending root goes, now that the record holds the checkpoint.
+//!
+//! **Requests**: beside what the sync sends, a publish costs a map and three CAS. The first attempt at each
+//! CAS starts from what this handle last read or wrote; only one that was lost, or an answer that would be
+//! final, reads afresh. So a stale memory costs a request and never decides anything.
+//!
+//! **Killed in between**: after 1, entries that nothing names. After 2, a root and perhaps a pin too many;
+//! they hold what is there, and the next publish of the volume drops the pin. After 3, the image has
+//! the checkpoint and the pending root is one root too many. So a name leads to data that was
+//! durable and a root before the name was.
+//!
+//! **Pins**: a volume's new base is pinned in step 2, so before the volume's record names it, and the base it
+//! stands on meanwhile stays pinned until the *next* publish: whichever of the two the record names after a
+//! crash is a root. All other pins of the volume go in the same CAS. They are of publishes that failed, or
+//! of bases that its record, which is saved before the next publish begins, has left behind.
+//!
+//! **Epochs**: who takes an image over for writing raises the epoch in its record ([`claim`]) and publishes with
+//! it. The epoch is compared in the record whose version the CAS compares, so that a displaced writer can't
+//! publish from the moment of the claim on.
 
+use super::maps::{self, NewMap};
 use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
     clock::{Clock, Timestamp},
@@ -14,8 +33,8 @@ use crate::{
         checkpoint::Checkpoint,
         image_record::{HistoryEntry, ImageRecord},
     },
-    store::Synced,
-    types::{VolumeId, WriteId},
+    store::{Synced, Version, Versioned},
+    types::{MapId, VolumeId, WriteId},
 };
 
 /// Attempts at one compare-and-swap; each lost one means that someone else made progress.
@@ -38,6 +57,44 @@ pub struct Publish<'a> {
     pub chunks: &'a [(u64, ChunkId)],
     /// Fail with `AlreadyExists` if the image is there, rather than append to it.
     pub create: bool,
+    /// Fail with `Conflict` unless this checkpoint is the image's newest.
+    pub after: Option<CheckpointId>,
+    /// The epoch under which this writer owns the image, from [`claim`], or 1 if it creates it. `Conflict` if
+    /// the image has another by now. Without one the checkpoint is appended and the epoch stays.
+    pub epoch: Option<u64>,
+    /// The volume that will stand on the checkpoint.
+    pub pin: Option<NewBase>,
+}
+
+/// A volume that is about to change its base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewBase {
+    /// The volume.
+    pub volume: VolumeId,
+    /// What it stands on until then: stays pinned, as the new base will be. The volume's other pins go.
+    pub base: Option<CheckpointId>,
+}
+
+impl<'a> Publish<'a> {
+    /// Appends `entry`, whatever is there, with no image map.
+    pub fn append(image: &'a ImageName, entry: HistoryEntry) -> Self {
+        Self {
+            image,
+            checkpoint: entry.checkpoint,
+            size: entry.size,
+            created: entry.created,
+            nodes: &[],
+            chunks: &[],
+            create: false,
+            after: None,
+            epoch: None,
+            pin: None,
+        }
+    }
+
+    fn entry(&self) -> HistoryEntry {
+        HistoryEntry { checkpoint: self.checkpoint, size: self.size, created: self.created }
+    }
 }
 
 /// A named checkpoint.
@@ -56,9 +113,10 @@ pub async fn store_checkpoint(store: &Store, checkpoint: &Checkpoint) -> Result<
 
 /// Names a stored checkpoint. On success it is durable and readable under its name.
 ///
-/// **Errors**: `Conflict` if entries that this writer relied on were condemned meanwhile: everything has
-/// to be put again. After any error the image is as it was, unless the store's answer to the last step was
-/// lost. **Cancel safety**: the image is as before or as after.
+/// **Errors**: `Conflict` if entries that this writer relied on were condemned meanwhile (everything has
+/// to be put again), if another writer took the image over, or if the image has another newest checkpoint
+/// than it must have. After any error the image is as it was, unless the error is `Unavailable` and the
+/// store's answer to the last step was lost. **Cancel safety**: the image is as before or as after.
 pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Result<Published> {
     let synced = store.chunks.sync().await?;
     let pending = PendingRoot { checkpoint: what.checkpoint, image: what.image.clone(), since: clock.now() };
@@ -68,10 +126,15 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         if let Err(at) = at {
             catalog.pending.insert(at, pending.clone());
         }
+        if let Some(NewBase { volume, base }) = what.pin {
+            let kept = |pin: &Pin| pin.checkpoint == what.checkpoint || Some(pin.checkpoint) == base;
+            catalog.pins.retain(|pin| pin.owner != volume || kept(pin));
+            add_pin(catalog, Pin { owner: volume, checkpoint: what.checkpoint, since: pending.since });
+        }
         Ok(())
     })
     .await?;
-    let map = super::maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let map = maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
@@ -111,44 +174,126 @@ fn add_locators(catalog: &mut Catalog, synced: &Synced) -> Result<()> {
     Ok(())
 }
 
+/// What a publish finds in the image's record.
+enum Fits {
+    /// The checkpoint goes on top.
+    Yes,
+    /// It is there already, as the newest.
+    Done,
+}
+
+/// Whether a record takes the checkpoint.
+fn fits(found: Option<&ImageRecord>, what: &Publish<'_>) -> Result<Fits> {
+    let name = what.image;
+    let newest = found.and_then(|record| record.history.first()).map(|newest| newest.checkpoint);
+    if what.create && found.is_some() {
+        return Err(Error::new(ErrorKind::AlreadyExists, format!("image '{name}' exists already")));
+    }
+    // An image that does not exist has an owner only if this writer is about to make it.
+    let owner = found.map_or(1, |record| record.writer_epoch);
+    if what.epoch.is_some_and(|epoch| epoch != owner) {
+        return Err(displaced(name));
+    }
+    if newest == Some(what.checkpoint) {
+        return Ok(Fits::Done);
+    }
+    if what.after.is_some_and(|after| newest != Some(after)) {
+        return Err(Error::new(ErrorKind::Conflict, format!("image '{name}' was changed by someone else")));
+    }
+    Ok(Fits::Yes)
+}
+
+fn displaced(image: &ImageName) -> Error {
+    let why = format!(
+        "displaced: another writer took over image '{image}'; your data is kept: publish it under another name"
+    );
+    Error::new(ErrorKind::Conflict, why)
+}
+
 async fn change_image(
     store: &Store,
     what: Publish<'_>,
-    map: Option<crate::types::MapId>,
-) -> Result<(ImageRecord, Vec<crate::types::MapId>)> {
-    let entry = HistoryEntry { checkpoint: what.checkpoint, size: what.size, created: what.created };
-    for _ in 0..ATTEMPTS {
-        let found = store.index.read_image(what.image).await?;
+    map: Option<NewMap>,
+) -> Result<(ImageRecord, Vec<MapId>)> {
+    for attempt in 0..ATTEMPTS {
+        let mut found = match attempt {
+            0 => store.index.recall_image(what.image).await?,
+            _ => store.index.read_image(what.image).await?,
+        };
+        let mut fit = fits(found.as_ref().map(|found| &found.value), &what);
+        if attempt == 0 && !matches!(fit, Ok(Fits::Yes)) {
+            // What was recalled may be old, and decides nothing.
+            found = store.index.read_image(what.image).await?;
+            fit = fits(found.as_ref().map(|found| &found.value), &what);
+        }
+        let done = matches!(fit?, Fits::Done);
         let mut record = match &found {
-            Some(found) if what.create => {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("image '{}' exists already", found.value.name),
-                ));
-            }
             Some(found) => found.value.clone(),
             None => ImageRecord {
                 name: what.image.clone(),
                 history: Vec::new(),
                 maps: Vec::new(),
                 boot_trace: None,
-                writer_epoch: 0,
+                writer_epoch: what.epoch.unwrap_or(0),
                 write_id: WriteId::random()?,
             },
         };
-        if record.history.first().is_some_and(|newest| newest.checkpoint == what.checkpoint) {
+        if done {
             return Ok((record, Vec::new()));
         }
-        record.history.insert(0, entry);
-        let replaced = super::maps::add(store, &mut record, map).await?;
-        record.write_id = WriteId::random()?;
-        match store.index.write_image(&record, found.as_ref().map(|found| &found.version)).await {
-            Ok(_) => return Ok((record, replaced)),
+        record.history.insert(0, what.entry());
+        let replaced = maps::add(store, &mut record, map).await?;
+        match write_record(store, &mut record, found.as_ref().map(|found| &found.version)).await {
+            Ok(()) => return Ok((record, replaced)),
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {}
             Err(e) => return Err(e),
         }
     }
     Err(busy(&format!("image '{}'", what.image)))
+}
+
+/// Writes a record under a new write id. If the store's answer is lost, the id tells whether it was written.
+async fn write_record(store: &Store, record: &mut ImageRecord, expected: Option<&Version>) -> Result<()> {
+    record.write_id = WriteId::random()?;
+    let Err(error) = store.index.write_image(record, expected).await else { return Ok(()) };
+    if error.kind() == ErrorKind::Unavailable
+        && let Ok(Some(found)) = store.index.read_image(&record.name).await
+        && found.value.write_id == record.write_id
+    {
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// Takes an image over for writing: raises its writer epoch and returns it. From then on whoever publishes to it
+/// with an older epoch is told that he was displaced.
+///
+/// **Errors**: `NotFound` if there is no such image: its writer creates it, with epoch 1. **Cancel safety**: the
+/// epoch may have been raised, which displaces the writer before.
+pub async fn claim(store: &Store, image: &ImageName) -> Result<u64> {
+    for attempt in 0..ATTEMPTS {
+        let found = match attempt {
+            0 => store.index.recall_image(image).await?,
+            _ => store.index.read_image(image).await?,
+        };
+        let found = match found {
+            None if attempt == 0 => store.index.read_image(image).await?,
+            found => found,
+        };
+        let Some(Versioned { value: mut record, version }) = found else {
+            return Err(Error::not_found(format!("there is no image '{image}'")));
+        };
+        record.writer_epoch = record
+            .writer_epoch
+            .checked_add(1)
+            .ok_or_else(|| Error::corrupt(format!("image '{image}' has the last of all writer epochs")))?;
+        match write_record(store, &mut record, Some(&version)).await {
+            Ok(()) => return Ok(record.writer_epoch),
+            Err(e) if e.kind() == ErrorKind::Conflict => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Err(busy(&format!("image '{image}'")))
 }
 
 /// Makes a checkpoint a root of its store for as long as a volume stands on it. What was put or found
@@ -158,14 +303,17 @@ pub async fn pin(store: &Store, clock: &dyn Clock, owner: VolumeId, checkpoint: 
     let pin = Pin { owner, checkpoint, since: clock.now() };
     change_catalog(store, |catalog| {
         add_locators(catalog, &synced)?;
-        if let Err(at) =
-            catalog.pins.binary_search_by_key(&(owner, checkpoint), |pin| (pin.owner, pin.checkpoint))
-        {
-            catalog.pins.insert(at, pin.clone());
-        }
+        add_pin(catalog, pin.clone());
         Ok(())
     })
     .await
+}
+
+fn add_pin(catalog: &mut Catalog, pin: Pin) {
+    let key = (pin.owner, pin.checkpoint);
+    if let Err(at) = catalog.pins.binary_search_by_key(&key, |pin| (pin.owner, pin.checkpoint)) {
+        catalog.pins.insert(at, pin);
+    }
 }
 
 /// Drops a volume's pins but the one on `keep`.
@@ -179,10 +327,17 @@ pub async fn unpin(store: &Store, owner: VolumeId, keep: Option<CheckpointId>) -
 
 /// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes.
 async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> Result<()>) -> Result<()> {
-    for _ in 0..ATTEMPTS {
-        let found = store.index.read_catalog().await?;
+    for attempt in 0..ATTEMPTS {
+        let recalled = attempt == 0;
+        let found =
+            if recalled { store.index.recall_catalog().await? } else { store.index.read_catalog().await? };
         let mut catalog = found.value.clone();
-        change(&mut catalog)?;
+        let changed = change(&mut catalog);
+        if recalled && (changed.is_err() || catalog == found.value) {
+            // What was recalled may be old, and decides nothing.
+            continue;
+        }
+        changed?;
         if catalog == found.value {
             return Ok(());
         }
@@ -202,3 +357,6 @@ fn busy(what: &str) -> Error {
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,4 +102,7 @@ impl<S: IndexStore + ?Sized> IndexStore for Arc<S> {
     async fn get_map(&self, id: MapId) -> Result<Bytes> {
         (**self).get_map(id).await
     }
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        (**self).map_len(id).await
+    }
 }

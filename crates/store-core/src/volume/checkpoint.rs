@@ -2,9 +2,9 @@
 //!
 //! 1. Flush, with writes going on, so that little is left to do under the barrier.
 //! 2. Add an empty layer, durably; then put it on top. From here on the layers below never change.
-//! 3. Store what they hold, write the changed nodes, publish.
-//! 4. Pin the new base, record it, drop the frozen layers: in this order, so that whatever the volume's
-//!    record names is there.
+//! 3. Store what they hold, write the changed nodes, publish; the publish pins the new base.
+//! 4. Record the new base, drop the frozen layers: in this order, so that whatever the volume's record names is
+//!    there. The old base stays pinned until the next checkpoint.
 //!
 //! If step 3 or 4 fails, the frozen layers stay where they are, the volume goes on, and the next checkpoint
 //! takes them all together.
@@ -19,9 +19,9 @@ use super::{
 use crate::{
     CheckpointId, Error, ImageName, Result, Store,
     clock::Clock,
-    format::checkpoint::Checkpoint,
+    format::{checkpoint::Checkpoint, image_record::HistoryEntry},
     index::{Index, NodeCache},
-    ops::{IngestOptions, IngestStats, Job, Publish, ingest, pin, publish, store_checkpoint, unpin},
+    ops::{IngestOptions, IngestStats, Job, NewBase, Publish, ingest, publish, store_checkpoint},
     types::VolumeId,
 };
 
@@ -50,6 +50,21 @@ pub struct CheckpointOptions {
     pub labels: BTreeMap<String, String>,
     /// How content becomes chunks.
     pub ingest: IngestOptions,
+    /// As whom to append.
+    pub append: Append,
+}
+
+/// As whom a checkpoint is appended to its image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Append {
+    /// As anyone: whatever is there stays below it, and the image's owner the owner.
+    #[default]
+    Any,
+    /// As the image's owner, who got this writer epoch when he claimed it; `Conflict` if it is another by now.
+    Owner(u64),
+    /// As the first checkpoint of an image that this writer owns from then on, with epoch 1; `AlreadyExists` if
+    /// there is one.
+    Create,
 }
 
 /// A checkpoint that was made.
@@ -131,17 +146,22 @@ impl Shared {
         let ingested = ingest(old, FrozenSource::new(Arc::new(frozen), rewrite), options.ingest, job).await?;
         checkpoint.root = ingested.index.root();
         let id = store_checkpoint(&home.store, &checkpoint).await?;
+        let entry = HistoryEntry { checkpoint: id, size: checkpoint.size, created: checkpoint.created };
+        let (create, epoch) = match options.append {
+            Append::Any => (false, None),
+            Append::Owner(epoch) => (false, Some(epoch)),
+            Append::Create => (true, Some(1)),
+        };
         let what = Publish {
-            image: &options.image,
-            checkpoint: id,
-            size: checkpoint.size,
-            created: checkpoint.created,
             nodes: &ingested.written.nodes,
             chunks: &ingested.written.chunks,
-            create: false,
+            create,
+            epoch,
+            pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
+            ..Publish::append(&options.image, entry)
         };
         publish(&home.store, &*home.clock, what).await?;
-        self.stand_on(alone, home, options.owner, (id, ingested.index), count).await?;
+        self.stand_on(alone, (id, ingested.index), count).await?;
         Ok(Checkpointed {
             checkpoint: id,
             size: checkpoint.size,
@@ -150,16 +170,13 @@ impl Shared {
         })
     }
 
-    /// Makes a stored checkpoint the volume's base in place of the `count` oldest layers.
+    /// Makes a stored checkpoint, which is pinned, the volume's base in place of the `count` oldest layers.
     pub(super) async fn stand_on(
         self: &Arc<Self>,
         alone: &Alone,
-        home: &Home,
-        owner: VolumeId,
         (checkpoint, index): (CheckpointId, Index),
         count: usize,
     ) -> Result<()> {
-        pin(&home.store, &*home.clock, owner, checkpoint).await?;
         let (overlay, shared) = (Arc::clone(self.overlay()?), Arc::clone(self));
         let rebase = async move {
             overlay.rebase(checkpoint, count).await?;
@@ -170,11 +187,6 @@ impl Shared {
             });
             Ok(())
         };
-        unbroken(alone, rebase).await?;
-        // The old pin protects nothing any more; if it stays, so does only what it holds.
-        if let Err(error) = unpin(&home.store, owner, Some(checkpoint)).await {
-            tracing::warn!("{}: the pin on the old base stays: {}", self.label, error.report());
-        }
-        Ok(())
+        unbroken(alone, rebase).await
     }
 }

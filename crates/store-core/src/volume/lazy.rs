@@ -8,7 +8,7 @@ use crate::{
     chunking::{DiskSource, Next},
     format::checkpoint::Checkpoint,
     index::Index,
-    ops::{Job, ingest, store_checkpoint},
+    ops::{Job, ingest, pin, store_checkpoint},
 };
 
 impl Shared {
@@ -30,7 +30,9 @@ impl Shared {
         source.check()?;
         let checkpoint = Checkpoint::new(ingested.size, ingested.index.root(), home.clock.now())?;
         let id = store_checkpoint(&home.store, &checkpoint).await?;
-        self.stand_on(alone, home, options.owner, (id, ingested.index), 0).await
+        // It has no name, so nothing but its pin makes it a root.
+        pin(&home.store, &*home.clock, options.owner, id).await?;
+        self.stand_on(alone, (id, ingested.index), 0).await
     }
 }
 

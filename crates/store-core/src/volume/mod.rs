@@ -23,7 +23,7 @@ use std::{fmt, sync::Arc};
 use parking_lot::RwLock;
 
 pub use base::{Base, BaseSource, IndexBase};
-pub use checkpoint::{CheckpointOptions, Checkpointed, Home};
+pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Home};
 
 use crate::{
     BlockRange, CheckpointId, Error, ErrorKind, Result,
@@ -136,6 +136,16 @@ impl Volume {
     /// Blocks that local layers hold as data; a block in several layers counts in each.
     pub fn local_blocks(&self) -> u64 {
         self.shared.view().layers.iter().map(|layer| layer.data_blocks()).sum()
+    }
+
+    /// Whether layers hold anything: if not, the base has all that was answered before this call.
+    pub fn changed(&self) -> bool {
+        self.shared.view().layers.iter().any(|layer| !layer.runs(0, 1).is_empty())
+    }
+
+    /// Layers that wait for a checkpoint: of one that is being made, or of ones that failed.
+    pub fn unfinished(&self) -> usize {
+        self.shared.view().layers.len().saturating_sub(1)
     }
 
     /// Makes the disk larger, durably; the new bytes are zeros. Connections see it when they are made anew.

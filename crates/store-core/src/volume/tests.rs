@@ -23,6 +23,7 @@ fn options(image: &ImageName) -> CheckpointOptions {
         image: image.clone(),
         labels: std::collections::BTreeMap::new(),
         ingest: IngestOptions::default(),
+        append: Append::Any,
     }
 }
 

@@ -9,6 +9,8 @@
 //! [`replace`] is the one way in which records are replaced.
 
 mod helpers;
+#[cfg(test)]
+pub(crate) mod hook_fs;
 #[cfg(any(test, feature = "testing"))]
 mod mem_fs;
 mod std_fs;

@@ -1,7 +1,6 @@
 //! The overlay on both file systems, against a model, under faults, and after damage.
 
 mod faults;
-mod hook;
 mod life;
 mod model;
 mod nth;

@@ -72,6 +72,12 @@ impl Folder {
         }
     }
 
+    /// Length of an object in bytes.
+    pub(super) fn len(&self, key: &str) -> Result<u64> {
+        let stat = self.fs.stat(&self.path(key));
+        stat.map(|stat| stat.len).map_err(|e| self.error("looking for", key, e))
+    }
+
     /// Opens an object for reading.
     pub(super) fn open(&self, key: &str) -> Result<Arc<dyn FsFile>> {
         self.fs.open(&self.path(key), OpenMode::Read).map_err(|e| self.error("opening", key, e))

@@ -3,7 +3,7 @@
 //! Where it stands: below caches and verification, above [`Fs`]. Everything that touches the disk runs on
 //! blocking threads, one hop per call, so dropping a future stops nothing that was begun.
 //!
-//! - `writer`, `seal`: put ► open pack ► durable pack ► locator ► catalog
+//! - `writer`, `seal`, `queue`: put ► open pack ► durable pack ► locator ► catalog
 //! - `locators`, `merge`: which entries are live, and where
 //! - `read`: entries out of packs
 //! - `damaged`: entries that count as absent
@@ -17,6 +17,7 @@ mod folder;
 mod inspect;
 mod locators;
 mod merge;
+mod queue;
 mod read;
 mod records;
 mod seal;
@@ -379,20 +380,25 @@ impl Inner {
     }
 
     fn advance(&self, sealing: &mut Sealing) -> Result<()> {
-        sealing.advance(
-            &self.writer,
-            |key, pack| self.damaged.is(key, pack),
-            || self.locators.reload().map(|_| ()),
-        )
+        sealing.advance(&self.writer, |key, pack| self.damaged.is(key, pack))?;
+        self.enter_ready()
     }
 
-    /// Seals what is open and what failed before. Further failures are told by the writer's fault.
-    fn seal_all(&self) {
+    /// Makes live what has its turn.
+    fn enter_ready(&self) -> Result<()> {
+        let reload = || self.locators.reload().map(|_| ());
+        self.writer.queue.advance(|ready| seal::enter(&self.writer, ready, reload))
+    }
+
+    /// Seals what is open and what failed before, and makes live what is ready. What fails on the way is told by
+    /// the writer's fault, the rest here.
+    fn seal_all(&self) -> Result<()> {
         for job in self.writer.take_rest() {
             if let Err(error) = job.run(|sealing| self.advance(sealing)) {
                 tracing::warn!(error = %error.report(), "sealing a pack failed");
             }
         }
+        self.enter_ready()
     }
 
     /// Merges locators as long as some are due. Nothing depends on it.

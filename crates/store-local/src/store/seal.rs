@@ -1,4 +1,4 @@
-//! From a full pack to live entries, in steps that can be taken again after a failure.
+//! From a full pack to one that is ready to be live, in steps that can be taken again after a failure.
 
 use gabion_store_core::{
     Result,
@@ -14,15 +14,17 @@ use gabion_store_core::{
 
 use super::{
     folder::Folder,
+    queue::Ready,
     records,
     writer::{OpenPack, Writer, pack_folder, placement},
 };
 use crate::fs::FsFileExt as _;
 
-/// A pack on its way to be live. Each step is durable before the next begins.
+/// A pack on its way to the queue. Each step is durable before the next begins.
 #[derive(Debug)]
 pub(super) struct Sealing {
     id: PackId,
+    number: u64,
     step: Step,
 }
 
@@ -32,30 +34,26 @@ enum Step {
     Open(OpenPack),
     /// The pack is durable.
     Sealed(Contents),
-    /// So is its locator.
-    Located(Contents, LocatorRef),
-    /// The catalog names the locator.
-    Live,
+    /// So is its locator, and the queue has both.
+    Queued,
     /// The pack's file could not be made durable.
     Lost,
 }
 
 impl Sealing {
     pub(super) fn new(pack: OpenPack) -> Self {
-        Self { id: pack.id, step: Step::Open(pack) }
+        Self { id: pack.id, number: pack.number, step: Step::Open(pack) }
     }
 
     pub(super) fn is_lost(&self) -> bool {
         matches!(self.step, Step::Lost)
     }
 
-    /// Takes the steps that are left. `known_damaged` names entries that must not enter the locator;
-    /// `reload` makes the locators see the new catalog.
+    /// Takes the steps that are left. `known_damaged` names entries that must not enter the locator.
     pub(super) fn advance(
         &mut self,
         writer: &Writer,
         known_damaged: impl Fn(&EntryKey, PackId) -> bool,
-        reload: impl Fn() -> Result<()>,
     ) -> Result<()> {
         loop {
             self.step = match std::mem::replace(&mut self.step, Step::Lost) {
@@ -66,7 +64,7 @@ impl Sealing {
                         return Err(e);
                     }
                     Err(SealError::Lost(e)) => {
-                        writer.lose(self.id, &pack.entries, &e);
+                        writer.lose(&pack, &e);
                         writer.folder.remove_quietly(&layout::pack_key(&self.id));
                         return Err(e);
                     }
@@ -78,26 +76,18 @@ impl Sealing {
                         .filter(|entry| !known_damaged(&entry.key, self.id))
                         .collect();
                     match write_locator(&writer.folder, self.id, &sound) {
-                        Ok(locator) => Step::Located(contents, locator),
+                        Ok(locator) => {
+                            writer.queue.ready(self.number, Ready { pack: self.id, contents, locator });
+                            Step::Queued
+                        }
                         Err(e) => {
                             self.step = Step::Sealed(contents);
                             return Err(e);
                         }
                     }
                 }
-                Step::Located(contents, locator) => {
-                    // Writes even if an earlier attempt that reported an error got through: only a write
-                    // that succeeded is known to be durable.
-                    let registered = register(&writer.folder, locator).and_then(|()| reload());
-                    if let Err(e) = registered {
-                        self.step = Step::Located(contents, locator);
-                        return Err(e);
-                    }
-                    writer.now_live(self.id, contents.entries());
-                    Step::Live
-                }
-                Step::Live => {
-                    self.step = Step::Live;
+                Step::Queued => {
+                    self.step = Step::Queued;
                     return Ok(());
                 }
                 Step::Lost => return Ok(()),
@@ -148,13 +138,19 @@ fn write_locator(folder: &Folder, pack: PackId, entries: &[&PackEntry]) -> Resul
     Ok(reference)
 }
 
-/// Makes a locator live.
-fn register(folder: &Folder, locator: LocatorRef) -> Result<()> {
+/// Makes packs live, in this order; `reload` makes the locators see the new catalog. Writes even if an earlier
+/// attempt that reported an error got through: only a write that succeeded is known to be durable.
+pub(super) fn enter(writer: &Writer, packs: &[Ready], reload: impl Fn() -> Result<()>) -> Result<()> {
     let write_id = WriteId::random()?;
-    records::change_catalog(folder, |catalog| {
-        catalog.add_locators(&[locator]);
+    let locators: Vec<LocatorRef> = packs.iter().map(|ready| ready.locator).collect();
+    records::change_catalog(&writer.folder, |catalog| {
+        catalog.add_locators(&locators);
         catalog.write_id = write_id;
         Ok(())
-    })
-    .map(|_| ())
+    })?;
+    reload()?;
+    for ready in packs {
+        writer.now_live(ready.pack, ready.contents.entries());
+    }
+    Ok(())
 }

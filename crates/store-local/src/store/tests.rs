@@ -6,4 +6,5 @@ mod damage;
 mod failing_fs;
 mod failure;
 mod fixture;
+mod order;
 mod records;

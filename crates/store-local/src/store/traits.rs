@@ -58,13 +58,16 @@ impl ChunkStore for LocalStore {
     }
 
     async fn sync(&self) -> Result<Synced> {
-        self.blocking(|inner| {
-            inner.seal_all();
-            Ok(())
-        })
-        .await?;
-        self.0.writer.wait().await;
-        self.0.writer.fault()?;
+        let until = self.0.writer.queue.next();
+        loop {
+            self.blocking(|inner| inner.seal_all()).await?;
+            self.0.writer.wait().await;
+            self.0.writer.fault()?;
+            // What became ready last made all live, unless it had to wait for a pack that was opened since.
+            if !self.0.writer.queue.is_waiting(until) {
+                break;
+            }
+        }
         // Nobody waits for merges. Dropping the handle of a blocking task leaves it running.
         let inner = self.0.clone();
         drop(tokio::task::spawn_blocking(move || inner.merge_locators()));
@@ -132,5 +135,9 @@ impl IndexStore for LocalStore {
             found.map(Bytes::from).ok_or_else(|| Error::not_found(format!("image map {id} is not there")))
         })
         .await
+    }
+
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        self.blocking(move |inner| inner.folder.len(&layout::map_key(&id))).await
     }
 }

@@ -1,18 +1,18 @@
 //! Writing: entries are appended to an open pack, full packs are sealed in the background, and their
-//! locators enter the catalog as soon as they are durable.
+//! locators enter the catalog as soon as they and all earlier ones are durable.
 //!
 //! ```text
-//! put ─► open pack ─► sealing (contents, trailer, sync ─► locator, sync ─► catalog) ─► live
+//! put ─► open pack ─► sealing (contents, trailer, sync ─► locator, sync) ─► queue (catalog) ─► live
 //! ```
 //!
 //! Everything blocks and runs on blocking threads, so a caller that goes away stops nothing that others
 //! rely on. An entry is *recent*, and found here first, from the moment its bytes are written until
 //! its locator is live. What fails on the way to durability is tried again by the next sync; only a
 //! failed sync of a pack's file loses entries, because the kernel may have dropped them: these are *lost*,
-//! and every sync fails until they were stored again.
+//! and every sync fails until they were stored again. Packs become live in the order they were written.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -31,7 +31,7 @@ use gabion_store_core::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::{folder::Folder, seal::Sealing};
+use super::{folder::Folder, queue::Queue, seal::Sealing};
 use crate::fs::{FsFile, FsFileExt as _};
 
 /// Longest write in bytes: large enough that the call itself costs nothing, small enough that the buffer
@@ -42,6 +42,8 @@ const MAX_WRITE: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct OpenPack {
     pub(super) id: PackId,
+    /// Its place in the queue.
+    pub(super) number: u64,
     pub(super) file: Arc<dyn FsFile>,
     pub(super) entries: Vec<PackEntry>,
     keys: HashSet<EntryKey>,
@@ -64,8 +66,6 @@ pub(super) struct Flight {
     running: BTreeSet<u64>,
     /// Jobs that failed and can be tried again, with what they failed with.
     stuck: Vec<(Sealing, Error)>,
-    /// Entries that were accepted and are gone, and why.
-    lost: BTreeMap<EntryKey, Error>,
 }
 
 impl Flight {
@@ -87,6 +87,7 @@ pub(super) struct Writer {
     front: Mutex<Front>,
     recent: RwLock<HashMap<EntryKey, Placement>>,
     flight: Mutex<Flight>,
+    pub(super) queue: Queue,
     finished: watch::Sender<()>,
 }
 
@@ -121,6 +122,7 @@ impl Writer {
             front: Mutex::default(),
             recent: RwLock::default(),
             flight: Mutex::default(),
+            queue: Queue::default(),
             finished: watch::Sender::new(()),
         }
     }
@@ -181,20 +183,15 @@ impl Writer {
         let written = pack.file.write_all_at(buffer, pack.len);
         written.map_err(|e| self.folder.error("writing", &layout::pack_key(&pack.id), e))?;
         pack.len += buffer.len() as u64;
-        self.accept(pack.id, &placed);
+        self.accept(pack, &placed);
         pack.keys.extend(placed.iter().map(|entry| entry.key));
         pack.entries.extend(placed);
         Ok(())
     }
 
-    fn accept(&self, pack: PackId, placed: &[PackEntry]) {
-        self.recent.write().extend(placed.iter().map(|entry| (entry.key, placement(pack, entry))));
-        let mut flight = self.flight.lock();
-        if !flight.lost.is_empty() {
-            for entry in placed {
-                flight.lost.remove(&entry.key);
-            }
-        }
+    fn accept(&self, pack: &OpenPack, placed: &[PackEntry]) {
+        self.recent.write().extend(placed.iter().map(|entry| (entry.key, placement(pack.id, entry))));
+        self.queue.accepted(pack.number, placed.iter().map(|entry| entry.key));
     }
 
     /// Makes a new pack's file at its place. Nothing refers to it before its locator is live.
@@ -207,7 +204,8 @@ impl Writer {
             self.folder.remove_quietly(&key);
             return Err(self.folder.error("writing", &key, e));
         }
-        Ok(OpenPack { id, file, entries: Vec::new(), keys: HashSet::new(), len: pack::HEADER_LEN as u64 })
+        let (number, len) = (self.queue.begin(), pack::HEADER_LEN as u64);
+        Ok(OpenPack { id, number, file, entries: Vec::new(), keys: HashSet::new(), len })
     }
 
     /// Takes whatever is not durable and not under way, for a sync: what failed before, and the open pack.
@@ -240,16 +238,15 @@ impl Writer {
         }
     }
 
-    /// Entries of `pack` are gone: the pack's file could not be made durable.
-    pub(super) fn lose(&self, pack: PackId, entries: &[PackEntry], why: &Error) {
+    /// A pack is gone with its entries: its file could not be made durable.
+    pub(super) fn lose(&self, pack: &OpenPack, why: &Error) {
         let mut recent = self.recent.write();
-        let mut flight = self.flight.lock();
-        for entry in entries {
-            if recent.get(&entry.key).is_some_and(|placement| placement.pack == pack) {
-                recent.remove(&entry.key);
-                flight.lost.insert(entry.key, why.clone());
-            }
+        let here = |key: &EntryKey| recent.get(key).is_some_and(|placement| placement.pack == pack.id);
+        let lost: Vec<EntryKey> = pack.entries.iter().map(|entry| entry.key).filter(here).collect();
+        for key in &lost {
+            recent.remove(key);
         }
+        self.queue.lose(pack.number, lost.into_iter(), why);
     }
 
     /// Enters a pack that is open no more. The caller holds the front: a sync must see an entry's pack either
@@ -279,12 +276,8 @@ impl Writer {
         if let Some((_, e)) = flight.stuck.first() {
             return Err(e.clone().context("what was stored is not durable yet: sync again"));
         }
-        let Some((key, e)) = flight.lost.first_key_value() else { return Ok(()) };
-        Err(e.clone().context(format!(
-            "{} entries were lost before they were durable, {} among them: store them again",
-            flight.lost.len(),
-            key.id
-        )))
+        drop(flight);
+        self.queue.fault()
     }
 }
 

@@ -15,7 +15,7 @@ use gabion_store_core::{
     stores::{Cached, MemoryCache},
     testing::Rng,
     types::VolumeId,
-    volume::{Base, CheckpointOptions, Home, IndexBase, Volume},
+    volume::{Append, Base, CheckpointOptions, Home, IndexBase, Volume},
 };
 use gabion_store_local::{
     fs::Fs,
@@ -137,6 +137,7 @@ impl Opened {
             image: image(),
             labels: Default::default(),
             ingest: IngestOptions::default(),
+            append: Append::Any,
         };
         let made = self.volume.checkpoint(&self.home, &options, &Job::default()).await?;
         Ok(made.checkpoint)

@@ -1,9 +1,15 @@
 //! [`RemoteStore`]: a store in a bucket.
+//!
+//! - `pack`, `writer`: put ► pack in memory ► uploaded pack ► locator, for the publish to name
+//! - `locators`: which entries are live, and where
+//! - `read`: entries out of packs
+//! - `chunks`: the above as a `ChunkStore`
+//! - `records`: image records and catalog, by conditional put
 
 use std::sync::Arc;
 
 use gabion_store_core::{
-    Error, ErrorKind, Result,
+    Error, ErrorKind, Result, Store,
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
@@ -14,6 +20,7 @@ use gabion_store_core::{
     types::WriteId,
 };
 use object_store::{ObjectStore, path::Path};
+use parking_lot::Mutex;
 
 use crate::{
     connect::{Environment, connect},
@@ -22,9 +29,22 @@ use crate::{
     url::ObjectUrl,
 };
 
-mod records;
+mod chunks;
+mod locators;
 #[cfg(test)]
 mod opening_tests;
+mod pack;
+mod read;
+mod records;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod writer;
+
+pub use usage::RemoteUsage;
+
+use locators::Locators;
+use writer::Writer;
 
 /// Longest descriptor, in bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
@@ -65,6 +85,10 @@ struct Inner {
     objects: Objects,
     descriptor: Descriptor,
     options: RemoteOptions,
+    writer: Arc<Writer>,
+    locators: Locators,
+    /// Oldest condemn generation under which an entry was said to be here.
+    answered: Mutex<Option<u64>>,
 }
 
 impl RemoteStore {
@@ -129,7 +153,20 @@ impl RemoteStore {
     }
 
     fn with(objects: Objects, descriptor: Descriptor, options: RemoteOptions) -> Self {
-        Self(Arc::new(Inner { objects, descriptor, options }))
+        Self(Arc::new(Inner {
+            writer: Arc::new(Writer::new(objects.clone(), options.pack_target, options.uploads)),
+            locators: Locators::new(objects.clone()),
+            answered: Mutex::default(),
+            objects,
+            descriptor,
+            options,
+        }))
+    }
+
+    /// Both halves of the store, for the layers above.
+    pub fn into_store(self) -> Store {
+        let this = Arc::new(self);
+        Store { chunks: this.clone(), index: this }
     }
 }
 

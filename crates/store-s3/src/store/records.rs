@@ -62,11 +62,15 @@ impl IndexStore for RemoteStore {
         let found = self.0.objects.get(CATALOG_KEY, MAX_RECORD).await?;
         let found =
             found.ok_or_else(|| Error::corrupt(format!("{} has no catalog", self.0.objects.place())))?;
-        Ok(Versioned { value: Catalog::decode(&found.bytes)?, version: found.version })
+        let value = Catalog::decode(&found.bytes)?;
+        self.0.writer.seen(&value);
+        Ok(Versioned { value, version: found.version })
     }
 
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {
-        self.0.objects.replace(CATALOG_KEY, catalog.encode()?.into(), expected).await
+        let version = self.0.objects.replace(CATALOG_KEY, catalog.encode()?.into(), expected).await?;
+        self.0.writer.seen(catalog);
+        Ok(version)
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {

@@ -20,13 +20,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Home {
     folder: TempDir,
+    variables: Vec<(&'static str, String)>,
 }
 
 impl Home {
     pub(crate) fn new() -> Self {
         // Short, since a socket's path has at most 107 bytes.
         let folder = tempfile::Builder::new().prefix("gab").tempdir().expect("a temporary folder");
-        Self { folder }
+        Self { folder, variables: Vec::new() }
+    }
+
+    /// Sets an environment variable for everything that runs in this home.
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
     /// A path for the test's own files.
@@ -43,16 +50,25 @@ impl Home {
 
     fn isolate<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("GABION_") {
-                command.env_remove(key);
+            let key = key.to_string_lossy();
+            if ["GABION_", "AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| key.starts_with(prefix)) {
+                command.env_remove(&*key);
             }
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.env("GABION_HOME", self.path("home")).current_dir(self.folder.path())
     }
 
     /// `gabion` in this home, with a time limit.
     pub(crate) fn gabion<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
         let mut command = tools::limited(binary());
+        self.isolate(&mut command).args(arguments);
+        command
+    }
+
+    /// `gabion` in this home, without a time limit: its process is the child, for tests that signal it.
+    pub(crate) fn plain<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Command {
+        let mut command = Command::new(binary());
         self.isolate(&mut command).args(arguments);
         command
     }

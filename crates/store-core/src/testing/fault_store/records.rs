@@ -82,4 +82,10 @@ impl IndexStore for FaultStore {
         let bad = begun.bad();
         begun.spoil(Ok(map), bad)
     }
+    /// Counts and fails as [`get_map`](IndexStore::get_map) does.
+    async fn map_len(&self, id: MapId) -> Result<u64> {
+        let begun = self.begin(Call::GetMap).await?;
+        let len = self.index.map_len(id).await?;
+        begun.finish().await.map(|()| len)
+    }
 }

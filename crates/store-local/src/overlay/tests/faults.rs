@@ -7,10 +7,8 @@ use std::{
 
 use gabion_store_core::{CheckpointId, ErrorKind};
 
-use super::{
-    hook::{HookFs, Op},
-    *,
-};
+use super::*;
+use crate::fs::hook_fs::{HookFs, Op};
 
 const BLOCKS: u64 = 1000;
 

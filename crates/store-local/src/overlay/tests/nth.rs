@@ -9,7 +9,8 @@ use std::{
 
 use gabion_store_core::{CheckpointId, ErrorKind, Result};
 
-use super::{hook::HookFs, *};
+use super::*;
+use crate::fs::hook_fs::HookFs;
 
 const BLOCKS: u64 = 40;
 

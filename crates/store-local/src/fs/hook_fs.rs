@@ -8,10 +8,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::fs::{FileStat, Fs, FsFile, FsLock, MemFs, OpenMode};
+use super::{FileStat, Fs, FsFile, FsLock, MemFs, OpenMode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Op {
+pub(crate) enum Op {
     Write,
     SetLen,
     Sync,
@@ -24,7 +24,7 @@ pub(super) enum Op {
 type Hook = Box<dyn FnMut(Op, &Path) -> io::Result<()> + Send>;
 
 #[derive(Clone)]
-pub(super) struct HookFs {
+pub(crate) struct HookFs {
     inner: MemFs,
     hook: Arc<Mutex<Option<Hook>>>,
 }
@@ -36,17 +36,17 @@ impl fmt::Debug for HookFs {
 }
 
 impl HookFs {
-    pub(super) fn new(inner: MemFs) -> Self {
+    pub(crate) fn new(inner: MemFs) -> Self {
         Self { inner, hook: Arc::default() }
     }
 
     /// Installs the hook. Operations that it makes itself are not shown to it.
-    pub(super) fn on(&self, hook: impl FnMut(Op, &Path) -> io::Result<()> + Send + 'static) {
+    pub(crate) fn on(&self, hook: impl FnMut(Op, &Path) -> io::Result<()> + Send + 'static) {
         *self.hook.lock() = Some(Box::new(hook));
     }
 
     /// Fails every operation of one sort on paths that contain `part`, `times` times.
-    pub(super) fn fail(&self, op: Op, part: &'static str, mut times: usize, kind: io::ErrorKind) {
+    pub(crate) fn fail(&self, op: Op, part: &'static str, mut times: usize, kind: io::ErrorKind) {
         self.on(move |on, path| {
             let hit = on == op && path.to_str().is_some_and(|path| path.contains(part)) && times > 0;
             times -= usize::from(hit);

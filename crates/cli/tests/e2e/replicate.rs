@@ -1,0 +1,273 @@
+//! A volume that is served here and published elsewhere: hosts are homes of their own with one store between.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::nbd::Client;
+use crate::support::oracle::{BLOCK, Content, Oracle, Prefix, stamp};
+use crate::support::{Home, Rng, Server};
+
+/// Longest wait for something that replication does by itself: a limit against hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A store that several homes use.
+struct Shared {
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Shared {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("gab").tempdir().expect("a temporary folder");
+        let url = format!("file://{}/store", folder.path().display());
+        Home::new().run(["init", &url]);
+        Self { url, _folder: folder }
+    }
+
+    /// A host with a volume `vm` whose home this store is, from the image of that name if it is there.
+    fn host(&self, size: Option<usize>) -> Home {
+        let home = Home::new();
+        match size {
+            Some(size) => home.run(["--store", &self.url, "create", "vm", "--size", &size.to_string()]),
+            None => home.run(["--store", &self.url, "create", "vm", "--from", "vm"]),
+        };
+        home
+    }
+
+    fn export(&self, image: &str) -> Vec<u8> {
+        Home::new().run(["--store", &self.url, "export", image, "-"])
+    }
+
+    fn history(&self, image: &str) -> usize {
+        let log = Home::new().json(["--store", &self.url, "log", image]);
+        log["history"].as_array().expect("a list").len()
+    }
+}
+
+/// How the replication of `vm` stands.
+fn replication(home: &Home) -> Value {
+    home.json(["show", "vm"])["volume"]["replication"].clone()
+}
+
+/// Waits until the replication of `vm` is in a state; gives it.
+fn until(home: &Home, state: &str) -> Value {
+    let start = Instant::now();
+    loop {
+        let now = replication(home);
+        if now["state"] == state {
+            return now;
+        }
+        assert!(start.elapsed() < PATIENCE, "not {state}: {now}");
+        thread::yield_now();
+    }
+}
+
+fn write(server: &Server, block: usize, generation: u64) -> Client {
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    client.write((block * BLOCK) as u64, &stamp(block, generation)).expect("a write");
+    client
+}
+
+#[test]
+fn a_served_volume_is_published_as_it_changes() {
+    let store = Shared::new();
+    let home = store.host(Some(1 << 20));
+    let server = home.serve(["vm", "--replicate", "--every", "20ms"]);
+    until(&home, "current");
+    write(&server, 3, 7);
+    let now = until(&home, "current");
+    assert_eq!((&now["image"], &now["epoch"], &now["failures"]), (&"vm".into(), &1.into(), &0.into()));
+    assert!(store.export("vm")[3 * BLOCK..4 * BLOCK] == stamp(3, 7));
+    // Nothing is written, so nothing is published; and a stop has nothing left to do.
+    let history = store.history("vm");
+    server.terminate();
+    assert_eq!(store.history("vm"), history);
+}
+
+#[test]
+fn a_clean_stop_publishes_the_rest() {
+    let store = Shared::new();
+    let home = store.host(Some(1 << 20));
+    let server = home.serve(["vm", "--replicate", "--every", "1h"]);
+    until(&home, "current");
+    write(&server, 3, 7);
+    assert_eq!(replication(&home)["state"], "behind");
+    server.terminate();
+    assert!(store.export("vm")[3 * BLOCK..4 * BLOCK] == stamp(3, 7));
+}
+
+#[test]
+fn two_servers_fight_over_a_name() {
+    let store = Shared::new();
+    let a = store.host(Some(1 << 20));
+    let old = a.serve(["vm", "--flush", "remote", "--every", "1h"]);
+    let mut client = write(&old, 0, 1);
+    client.flush().expect("a remote flush");
+    assert!(store.export("vm")[..BLOCK] == stamp(0, 1));
+
+    let before = store.history("vm");
+    let b = store.host(None);
+    let new = b.serve(["vm", "--replicate", "--every", "20ms"]);
+    assert_eq!(until(&b, "current")["epoch"], 2);
+    // The new one has published nothing yet, and the old one can't any more.
+    assert_eq!(store.history("vm"), before);
+    client.write(0, &stamp(0, 2)).expect("a write");
+    let refused = client.flush().expect_err("a displaced writer's flush");
+    assert!(refused.to_string().ends_with("errno 5"), "{refused}");
+    let told = replication(&a);
+    assert_eq!(told["state"], "displaced");
+    assert!(told["error"].as_str().is_some_and(|why| why.contains("taken over")), "{told}");
+    let shown = String::from_utf8(a.run(["show", "vm"])).expect("text");
+    assert!(shown.contains("gabion checkpoint vm OTHER"), "{shown}");
+    a.refuses(5, ["checkpoint", "vm"]);
+
+    write(&new, 1, 3);
+    let start = Instant::now();
+    while store.export("vm")[BLOCK..2 * BLOCK] != stamp(1, 3) {
+        assert!(start.elapsed() < PATIENCE, "the new owner does not publish");
+    }
+    assert!(store.export("vm")[..BLOCK] == stamp(0, 1), "the old one published");
+    // It goes on, keeps what it has, and publishes that under another name.
+    let mut block = vec![0; BLOCK];
+    client.read(0, &mut block).expect("a read");
+    assert!(block == stamp(0, 2));
+    a.run(["checkpoint", "vm", "saved"]);
+    assert!(store.export("saved")[..BLOCK] == stamp(0, 2));
+    new.terminate();
+    let said = old.terminate();
+    assert!(said.contains("taken over"), "{said}");
+}
+
+/// Host A dies in the middle of everything; host B goes on from what A had published.
+#[test]
+fn what_was_flushed_remotely_survives_the_host() {
+    const BLOCKS: usize = 1024;
+    let lock = |oracle: &Mutex<Oracle>, then: &mut dyn FnMut(&mut Oracle)| {
+        then(&mut oracle.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    let store = Shared::new();
+    let oracle = Mutex::new(Oracle::new(BLOCKS));
+    let mut home = store.host(Some(BLOCKS * BLOCK));
+    for round in 0..3_u64 {
+        let server = home.serve(["vm", "--flush", "remote", "--every", "20ms"]);
+        let (done, flushes) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            for writer in 0..2_usize {
+                let mut client = Client::connect(server.uri()).expect("a connection");
+                let (oracle, done) = (&oracle, done.clone());
+                let mut rng = Rng::new(round << 8 | writer as u64);
+                scope.spawn(move || {
+                    loop {
+                        let block = writer * BLOCKS / 2 + rng.below(BLOCKS as u64 / 2) as usize;
+                        let mut generation = 0;
+                        lock(oracle, &mut |oracle| generation = oracle.issue(block, Content::Data));
+                        if client.write((block * BLOCK) as u64, &stamp(block, generation as u64)).is_err() {
+                            return;
+                        }
+                        lock(oracle, &mut |oracle| oracle.acknowledge(block, generation));
+                        if rng.below(16) == 0 {
+                            let mut moment = None;
+                            lock(oracle, &mut |oracle| moment = Some(oracle.moment()));
+                            if client.flush().is_err() {
+                                return;
+                            }
+                            let moment = moment.expect("it was taken");
+                            lock(oracle, &mut |oracle| oracle.flushed(&moment));
+                            // Nobody listens any more once enough was done.
+                            let _told = done.send(());
+                        }
+                    }
+                });
+            }
+            drop(done);
+            for _ in 0..12 + 5 * round {
+                flushes.recv().expect("writers run until the server is killed");
+            }
+            server.kill();
+        });
+        let disk = store.export("vm");
+        lock(&oracle, &mut |oracle| {
+            oracle.judge(&disk).unwrap_or_else(|why| panic!("round {round}: {why}"));
+        });
+        Home::new().run(["--store", &store.url, "check", "--content"]);
+        // The next host starts from the image, and takes it over.
+        home = store.host(None);
+    }
+}
+
+/// Each published state is one point in time.
+#[test]
+fn what_is_replicated_is_a_prefix_of_the_writes() {
+    let store = Shared::new();
+    let home = store.host(Some(1 << 20));
+    let server = home.serve(["vm", "--replicate", "--every", "10ms"]);
+    let mut prefix = Prefix::default();
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    let mut rng = Rng::new(5);
+    for _ in 0..3000 {
+        let block = rng.below(256) as usize;
+        let generation = prefix.issue(block);
+        client.write((block * BLOCK) as u64, &stamp(block, generation)).expect("a write");
+    }
+    until(&home, "current");
+    server.kill();
+    let count = store.history("vm");
+    for back in 0..count {
+        let disk = store.export(&format!("vm~{back}"));
+        prefix
+            .judge(&disk, if back == 0 { 3000 } else { 0 })
+            .unwrap_or_else(|why| panic!("vm~{back}: {why}"));
+    }
+}
+
+/// The folder of the store goes away and comes back, as a bucket would.
+#[test]
+fn home_away_and_back() {
+    let store = Shared::new();
+    let folder = store.url.strip_prefix("file://").expect("a folder").to_owned();
+    let away = format!("{folder}.away");
+    let home = store.host(Some(1 << 20));
+    let server = home.serve(["vm", "--flush", "remote", "--every", "50ms"]);
+    until(&home, "current");
+    std::fs::rename(&folder, &away).expect("a rename");
+    let mut client = write(&server, 1, 1);
+    assert!(client.flush().is_err(), "nothing was published");
+    let mut block = vec![0; BLOCK];
+    client.read(BLOCK as u64, &mut block).expect("a read");
+    assert!(block == stamp(1, 1));
+    client.write(0, &stamp(0, 2)).expect("writes go on");
+    std::fs::rename(&away, &folder).expect("a rename");
+    client.flush().expect("what is owed is published");
+    let disk = store.export("vm");
+    assert!(disk[..BLOCK] == stamp(0, 2) && disk[BLOCK..2 * BLOCK] == stamp(1, 1));
+    std::fs::rename(&folder, &away).expect("a rename");
+    client.write(0, &stamp(0, 3)).expect("writes go on");
+    assert!(client.flush().is_err());
+    // A stop without home is a clean one, on time, that says what is here only.
+    let start = Instant::now();
+    let said = server.terminate();
+    assert!(start.elapsed() < PATIENCE && said.contains("on this host only"), "{said}");
+    std::fs::rename(&away, &folder).expect("a rename");
+    home.run(["checkpoint", "vm"]);
+    assert!(store.export("vm")[..BLOCK] == stamp(0, 3));
+}
+
+#[test]
+fn what_can_not_be_replicated_is_refused() {
+    let home = Home::new();
+    home.file("disk", &[1; 8192]);
+    home.run(["import", "./disk"]);
+    for (arguments, why) in [
+        (&["serve", "disk", "--replicate"][..], "volume"),
+        (&["serve", "disk", "--every", "5s"], "--replicate"),
+        (&["serve", "vm", "--size", "1M", "--replicate", "--every", "soon"], "time span"),
+        (&["serve", "vm", "--size", "1M", "--replicate", "--every", "0s"], "at least"),
+        (&["serve", "vm", "--size", "1M", "--flush", "far"], "remote"),
+    ] {
+        let said = home.refuses(2, arguments);
+        assert!(said.contains(why), "{arguments:?}: {said}");
+    }
+}
