@@ -69,6 +69,54 @@ pub(crate) enum Verb {
     },
     /// Serve volumes, images or raw files over NBD, until SIGTERM or Ctrl-C
     Serve(Serve),
+    /// Copy an image to the store in force (a bucket, say); only what it lacks travels
+    Push {
+        /// The image, as vm1 or vm1~2
+        image: InStore<ImageRef>,
+        /// Its name there, as vm1 or prod:vm1; the same if absent
+        #[arg(value_name = "AS")]
+        to: Option<InStore<ImageName>>,
+        /// Store to push from; the host's local store if absent
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
+        #[command(flatten)]
+        how: Transfer,
+        /// Make the store that is pushed to, if there is none
+        #[arg(long)]
+        init: bool,
+    },
+    /// Copy an image from the store in force to this host; only what it lacks travels
+    Pull {
+        /// The image, as vm1, vm1~2 or prod:vm1
+        image: InStore<ImageRef>,
+        /// Its name here; the same if absent
+        #[arg(value_name = "AS")]
+        to: Option<InStore<ImageName>>,
+        /// Store to pull to; the host's local store if absent
+        #[arg(long = "to", value_name = "STORE")]
+        into: Option<String>,
+        #[command(flatten)]
+        how: Transfer,
+    },
+    /// Copy an image from one store to another; only what it lacks travels
+    Copy {
+        /// The image, as prod:vm1, or with --from
+        image: InStore<ImageRef>,
+        /// Its name there, as backup:vm1, or with --to
+        #[arg(value_name = "AS")]
+        to: InStore<ImageName>,
+        /// Store to copy from
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
+        /// Store to copy to
+        #[arg(long = "to", value_name = "STORE")]
+        into: Option<String>,
+        #[command(flatten)]
+        how: Transfer,
+        /// Make the store that is copied to, if there is none
+        #[arg(long)]
+        init: bool,
+    },
     /// Append a volume's state to an image, whether it is served or not
     Checkpoint {
         /// The volume
@@ -155,6 +203,12 @@ pub(crate) struct Serve {
     /// Take every name for a file
     #[arg(long)]
     pub(crate) file: bool,
+    /// Fetch all of a disk of a remote store into the disk cache, in the background
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) prefetch: Option<Prefetch>,
+    /// Neither fetch ahead what a disk of a remote store read at its last start, nor record it
+    #[arg(long)]
+    pub(crate) no_trace: bool,
     /// Publish the volumes to the images of their names, in their home stores, while they are served
     #[arg(long)]
     pub(crate) replicate: bool,
@@ -174,6 +228,26 @@ pub(crate) enum Flush {
     Local,
     /// The home store
     Remote,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Transfer {
+    /// Copy nothing; say how much it would be, in how many requests, at which cost
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Copy the image's older checkpoints, too
+    #[arg(long)]
+    pub(crate) history: bool,
+    /// Append even if the image there has checkpoints that the one here does not know
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What `serve` fetches unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Prefetch {
+    /// The whole disk
+    All,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

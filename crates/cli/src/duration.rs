@@ -9,7 +9,7 @@ const UNITS: [(&str, u64); 5] =
 
 /// A duration such as `30s`, `500ms`, `5m` or `1h`: a whole number and a unit.
 pub fn parse_duration(text: &str) -> Result<Duration> {
-    let bad = || Error::invalid(format!("'{text}' is no duration: write it like 30s, 5m or 1h"));
+    let bad = || Error::invalid(format!("'{text}' is no time span: write it like 500ms, 30s, 5m or 1h"));
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

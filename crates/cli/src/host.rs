@@ -10,14 +10,15 @@ use std::{
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, ImageName, Result,
     clock::{Clock, SystemClock},
-    format::codec::Compression,
+    format::image_record::{HistoryEntry, ImageRecord},
     ops::{ImageRef, IngestOptions, Job, open_checkpoint, pin, resolve, unpin},
     overlay::MemoryOverlay,
     replicate::Replicator,
-    types::VolumeId,
-    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, IndexBase, Volume},
+    types::{MapId, VolumeId},
+    volume::{Append, Base, CheckpointOptions, Checkpointed, Home, Volume},
 };
 use gabion_store_local::{
+    cache::DiskCache,
     disk_file::{FileIdentity, Format, HostFile, LazyFile, probe},
     fs::StdFs,
     overlay::{
@@ -26,16 +27,20 @@ use gabion_store_local::{
     },
 };
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
+#[cfg(feature = "nbd")]
+use crate::warm::Source;
 use crate::{
     InStore, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
     open::{blocking, make_folders, open_with},
+    settings::REMOTE_COMPRESSION,
 };
 
+/// Name of the default local store.
+const LOCAL: &str = "local";
 /// In a volume's folder: the blocks of its lazy base, where the file system can share them.
 const PRIVATE_COPY: &str = "base.raw";
-/// How content is encoded that is written straight to a remote store.
-const REMOTE_COMPRESSION: Compression = Compression::Zstd(3);
 /// Format of a lazy base in a volume's record: raw is the only one.
 const RAW: u8 = 0;
 
@@ -48,6 +53,9 @@ pub struct Host {
     stack: StackOptions,
     volumes: Volumes,
     stores: Mutex<HashMap<StoreUrl, Opened>>,
+    /// Whether remote stores get a disk cache, and the one that they got.
+    uses_disk_cache: bool,
+    disk_cache: OnceCell<Option<DiskCache>>,
 }
 
 /// Whether a new volume keeps its base in its home store.
@@ -60,6 +68,29 @@ pub enum Pinning {
     Unpinned,
 }
 
+/// A checkpoint of an image, as a disk.
+#[derive(Debug)]
+pub struct OpenImage {
+    /// The disk.
+    pub volume: Volume,
+    /// Which checkpoint it is.
+    pub checkpoint: CheckpointId,
+    /// Its store.
+    pub home: Opened,
+    /// The image's record as it was then, if the store is remote: its maps, its boot trace.
+    pub origin: Option<ImageRecord>,
+    /// Tells the times that stand in the store's records.
+    pub clock: Arc<dyn Clock>,
+}
+
+#[cfg(feature = "nbd")]
+impl OpenImage {
+    /// Where it comes from, if that is far away.
+    pub(crate) fn source(&self) -> Option<Source> {
+        Source::new(&self.volume, &self.home, &self.clock, self.origin.as_ref())
+    }
+}
+
 /// A volume that this process has open; no other can.
 #[derive(Debug)]
 pub struct OpenVolume {
@@ -69,6 +100,8 @@ pub struct OpenVolume {
     pub volume: Volume,
     /// Its home store.
     pub home: Opened,
+    /// Record of the image that its base is of, as it was when the volume was opened, if its home is remote.
+    pub origin: Option<ImageRecord>,
     overlay: Arc<LocalOverlay>,
     clock: Arc<dyn Clock>,
     ingest: IngestOptions,
@@ -83,9 +116,18 @@ impl Host {
             stack: StackOptions::with_memory(settings.memory_cache.value).guest_wait(settings.timeout.value),
             clock: Arc::new(SystemClock),
             stores: Mutex::default(),
+            uses_disk_cache: settings.disk_cache.value > 0,
+            disk_cache: OnceCell::new(),
             places,
             settings,
         }
+    }
+
+    /// Without the disk cache, which one process at a time can have: for what reads little, or nothing twice.
+    #[must_use]
+    pub fn without_disk_cache(mut self) -> Self {
+        self.uses_disk_cache = false;
+        self
     }
 
     /// Where things lie.
@@ -108,8 +150,7 @@ impl Host {
         &self.volumes
     }
 
-    /// How content becomes chunks in a store, by the settings. What goes over a network is packed tighter,
-    /// unless the settings say how.
+    /// How content becomes chunks in a store, by the settings.
     pub fn ingest(&self, store: &Opened) -> IngestOptions {
         let Setting { value, origin } = &self.settings.compression;
         let compression = match origin {
@@ -119,20 +160,24 @@ impl Host {
         IngestOptions { chunking: self.settings.chunker.value, compression }
     }
 
-    /// The store that a name of the configuration or a URL means.
+    /// The store that a name or a URL means.
     pub fn store_url(&self, text: &str) -> Result<StoreUrl> {
-        self.settings.stores.get(text).map_or_else(|| text.parse(), |url| Ok(url.clone()))
+        self.named_store(text).map_or_else(|| text.parse(), Ok)
     }
 
-    /// Place of a store of the configuration by its name, or of the store in force.
+    /// Place of a store by its name, or of the store in force.
     pub fn url_of(&self, name: Option<&str>) -> Result<StoreUrl> {
         match (name, &self.settings.store.value) {
-            (Some(name), _) => {
-                self.settings.stores.get(name).cloned().ok_or_else(|| self.no_such_store(name))
-            }
+            (Some(name), _) => self.named_store(name).ok_or_else(|| self.no_such_store(name)),
             (None, Some(text)) => self.store_url(text),
             (None, None) => Ok(self.local_url()),
         }
+    }
+
+    /// A store of the configuration; `local` is the default local one, if the configuration has no other.
+    fn named_store(&self, name: &str) -> Option<StoreUrl> {
+        let configured = self.settings.stores.get(name).cloned();
+        configured.or_else(|| (name == LOCAL).then(|| self.local_url()))
     }
 
     /// Place of the default local store.
@@ -141,8 +186,9 @@ impl Host {
     }
 
     fn no_such_store(&self, name: &str) -> Error {
-        let known: Vec<_> = self.settings.stores.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let known: Vec<_> =
+            [LOCAL].into_iter().chain(self.settings.stores.keys().map(String::as_str)).collect();
+        let known = known.join(", ");
         Error::invalid(format!(
             "there is no store '{name}' under [stores] in {} (there: {known})",
             self.places.config.display()
@@ -177,8 +223,24 @@ impl Host {
         if let Some(open) = open {
             return Ok(open);
         }
-        let opened = open_with(url, &self.stack).await?;
+        let mut stack = self.stack.clone();
+        if self.uses_disk_cache && matches!(url, StoreUrl::Remote(_)) {
+            stack.disk.clone_from(self.disk_cache.get_or_init(|| self.open_disk_cache()).await);
+        }
+        let opened = open_with(url, &stack).await?;
         Ok(self.stores.lock().entry(url.clone()).or_insert(opened).clone())
+    }
+
+    /// The disk cache, or a warning.
+    async fn open_disk_cache(&self) -> Option<DiskCache> {
+        let (folder, capacity) = (self.places.disk_cache(), self.settings.disk_cache.value);
+        match blocking(move || DiskCache::open(Arc::new(StdFs), &folder, capacity)).await {
+            Ok(cache) => Some(cache),
+            Err(error) => {
+                tracing::warn!("going on without the disk cache: {}", error.report());
+                None
+            }
+        }
     }
 
     /// Makes an empty store; `AlreadyExists` if there is one.
@@ -302,14 +364,15 @@ impl Host {
         let VolumeRecord { info, .. } = overlay.record();
         let home = self.open_store(&info.home.parse()?).await?;
         let label = format!("volume '{name}'");
+        let mut origin = None;
         let base = match (info.base, &info.lazy_base) {
             (Some(id), _) => {
                 let images: Vec<_> = info.lineage.iter().chain([name]).collect();
-                let maps = home.maps(&images, id).await;
+                origin = home.origin(&images, id).await;
                 let (_, index) = open_checkpoint(&home.nodes, id)
                     .await
                     .map_err(|e| e.context(format!("the base of {label} in {}", home.url)))?;
-                Base::Index(IndexBase::new(index).with_maps(&maps))
+                Base::Index(home.base(index, maps_of(origin.as_ref())))
             }
             (None, Some(lazy)) => {
                 let (lazy, copy) = (lazy.clone(), overlay.folder().join(PRIVATE_COPY));
@@ -327,6 +390,7 @@ impl Host {
             name: name.clone(),
             volume,
             home,
+            origin,
             overlay,
             clock,
             ingest,
@@ -335,27 +399,32 @@ impl Host {
     }
 
     /// Opens a checkpoint as a disk that is only read.
-    pub async fn open_image(&self, image: &InStore<ImageRef>) -> Result<(Volume, CheckpointId)> {
-        let (base, size, id) = self.base_of(image).await?;
-        Ok((Volume::read_only(format!("image '{image}'"), base, size), id))
+    pub async fn open_image(&self, image: &InStore<ImageRef>) -> Result<OpenImage> {
+        let disk = |base, _, size| Volume::read_only(format!("image '{image}'"), base, size);
+        self.open_image_as(image, disk).await
     }
 
     /// Opens a checkpoint as a disk whose writes are kept in memory and end with it.
-    pub async fn open_image_ephemeral(&self, image: &InStore<ImageRef>) -> Result<(Volume, CheckpointId)> {
-        let (base, size, id) = self.base_of(image).await?;
-        let overlay = Arc::new(MemoryOverlay::new(size));
-        Ok((
-            Volume::writable(format!("ephemeral copy of image '{image}'"), overlay, base, Some(id), size),
-            id,
-        ))
+    pub async fn open_image_ephemeral(&self, image: &InStore<ImageRef>) -> Result<OpenImage> {
+        let label = format!("ephemeral copy of image '{image}'");
+        let disk = |base, checkpoint, size| {
+            Volume::writable(label, Arc::new(MemoryOverlay::new(size)), base, Some(checkpoint), size)
+        };
+        self.open_image_as(image, disk).await
     }
 
-    async fn base_of(&self, image: &InStore<ImageRef>) -> Result<(Base, u64, CheckpointId)> {
+    async fn open_image_as(
+        &self,
+        image: &InStore<ImageRef>,
+        disk: impl FnOnce(Base, CheckpointId, u64) -> Volume,
+    ) -> Result<OpenImage> {
         let home = self.store_of(image.store.as_deref()).await?;
-        let entry = resolve(&home.store, &image.name).await?;
-        let maps = home.maps(&[&image.name.name], entry.checkpoint).await;
-        let (checkpoint, index) = open_checkpoint(&home.nodes, entry.checkpoint).await?;
-        Ok((Base::Index(IndexBase::new(index).with_maps(&maps)), checkpoint.size, entry.checkpoint))
+        let HistoryEntry { checkpoint, .. } = resolve(&home.store, &image.name).await?;
+        let origin = home.origin(&[&image.name.name], checkpoint).await;
+        let (record, index) = open_checkpoint(&home.nodes, checkpoint).await?;
+        let base = Base::Index(home.base(index, maps_of(origin.as_ref())));
+        let volume = disk(base, checkpoint, record.size);
+        Ok(OpenImage { volume, checkpoint, home, origin, clock: Arc::clone(&self.clock) })
     }
 
     /// Removes a volume and what it holds; its image and checkpoints stay. `Conflict` if it is in use. If its
@@ -377,6 +446,12 @@ impl Host {
 }
 
 impl OpenVolume {
+    /// Where its base comes from, if that is far away.
+    #[cfg(feature = "nbd")]
+    pub(crate) fn source(&self) -> Option<Source> {
+        Source::new(&self.volume, &self.home, &self.clock, self.origin.as_ref())
+    }
+
     /// The volume's id.
     pub fn id(&self) -> VolumeId {
         self.overlay.record().info.id
@@ -447,6 +522,10 @@ impl OpenVolume {
             append: Append::Any,
         }
     }
+}
+
+fn maps_of(record: Option<&ImageRecord>) -> &[MapId] {
+    record.map_or(&[], |record| &record.maps)
 }
 
 /// A lazy base for a volume's record.

@@ -19,6 +19,8 @@ mod replicate;
 mod server;
 mod settings;
 mod size;
+#[cfg(feature = "nbd")]
+mod warm;
 
 #[cfg(feature = "nbd")]
 pub use gabion_nbd as nbd;
@@ -28,7 +30,7 @@ pub use gabion_store_s3 as s3;
 
 pub use address::InStore;
 pub use duration::{format_duration, parse_duration};
-pub use host::{Host, OpenVolume, Pinning};
+pub use host::{Host, OpenImage, OpenVolume, Pinning};
 pub use open::{Opened, StackOptions, StoreKind, StoreUrl, init, open, open_with};
 pub use places::Places;
 pub use prices::{Cost, Prices, format_dollars};
@@ -38,3 +40,5 @@ pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply};
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};
 pub use size::{format_bytes, parse_size};
+#[cfg(feature = "nbd")]
+pub use warm::WarmUp;

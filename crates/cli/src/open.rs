@@ -1,9 +1,11 @@
 //! From a store's URL to a stack.
 //!
 //! ```text
-//! Opened.store   Cached (memory, verifies what enters it) ─► the store
-//! Opened.direct                                              the store
+//! Opened.store   Cached (memory) ─► DiskCached (for remote stores) ─► the store
+//! Opened.direct                                                     the store
 //! ```
+//!
+//! Both caches verify what enters them.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -11,11 +13,16 @@ use futures::future::join_all;
 use gabion_store_core::{
     CheckpointId, ChunkStore, Error, ErrorKind, ImageName, Result, Store,
     format::image_record::ImageRecord,
-    index::NodeCache,
+    index::{Index, NodeCache},
     stores::{Cached, MemoryCache},
     types::MapId,
+    volume::{IndexBase, Readahead},
 };
-use gabion_store_local::{fs::StdFs, store::LocalStore};
+use gabion_store_local::{
+    cache::{DiskCache, DiskCached},
+    fs::StdFs,
+    store::LocalStore,
+};
 use gabion_store_s3::{ObjectUrl, RemoteOptions, RemoteStore, Timeouts};
 
 use crate::settings::default_memory_cache;
@@ -82,6 +89,7 @@ pub struct Opened {
     pub direct: Store,
     /// What is known of the kind of store it is.
     pub kind: StoreKind,
+    readahead: Readahead,
 }
 
 /// The store behind an [`Opened`], for what only its kind can tell.
@@ -99,16 +107,26 @@ impl Opened {
         matches!(self.kind, StoreKind::Remote(_))
     }
 
-    /// Maps of the first of these images that has a checkpoint, newest first: they spare a remote store requests.
-    /// What can't be had is left out.
-    pub(crate) async fn maps(&self, images: &[&ImageName], checkpoint: CheckpointId) -> Vec<MapId> {
+    /// The disk of an index of this store, with the maps of its image; sequential reads are fetched ahead of if the
+    /// store is remote.
+    pub fn base(&self, index: Index, maps: &[MapId]) -> IndexBase {
+        let base = IndexBase::new(index).with_maps(maps);
+        if self.is_remote() { base.with_readahead(&self.readahead) } else { base }
+    }
+
+    /// The record of the first of these images that has a checkpoint, if the store is remote: its maps spare
+    /// requests. What can't be had is left out.
+    pub(crate) async fn origin(
+        &self,
+        images: &[&ImageName],
+        checkpoint: CheckpointId,
+    ) -> Option<ImageRecord> {
         if !self.is_remote() {
-            return Vec::new();
+            return None;
         }
         let records = images.iter().map(|image| self.store.index.recall_image(image));
         let has = |record: &ImageRecord| record.history.iter().any(|entry| entry.checkpoint == checkpoint);
-        let records = join_all(records).await.into_iter().flatten().flatten().map(|found| found.value);
-        records.into_iter().find(has).map_or_else(Vec::new, |record| record.maps)
+        join_all(records).await.into_iter().flatten().flatten().map(|found| found.value).find(has)
     }
 }
 
@@ -120,12 +138,19 @@ pub struct StackOptions {
     pub memory: Arc<MemoryCache>,
     /// Memory for index nodes of each store, in bytes.
     pub nodes: usize,
+    /// Disk cache of what remote stores answer.
+    pub disk: Option<DiskCache>,
+    /// What may be on its way from remote stores ahead of the reader.
+    pub readahead: Readahead,
     /// How buckets are used.
     pub remote: RemoteOptions,
 }
 
 /// Part of a memory budget that goes to index nodes.
 const NODE_SHARE: u64 = 16;
+/// Part of a memory budget that may be on its way into it ahead of readers, and the most: two fast streams.
+const READAHEAD_SHARE: u64 = 4;
+const MOST_READAHEAD: u64 = 64 << 20;
 
 impl StackOptions {
     /// A memory cache of `memory` bytes, and what else follows from it.
@@ -134,6 +159,8 @@ impl StackOptions {
         Self {
             memory: Arc::new(MemoryCache::new(bytes(memory))),
             nodes: bytes(memory / NODE_SHARE),
+            disk: None,
+            readahead: Readahead::new((memory / READAHEAD_SHARE).min(MOST_READAHEAD)),
             remote: RemoteOptions::default(),
         }
     }
@@ -179,7 +206,12 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
         StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
-    let below = Arc::clone(&direct.chunks);
+    let below = match (&kind, &options.disk) {
+        (StoreKind::Remote(_), Some(cache)) => {
+            Arc::new(DiskCached::new(cache.clone(), Arc::clone(&direct.chunks)))
+        }
+        _ => Arc::clone(&direct.chunks),
+    };
     let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));
     Opened {
         url,
@@ -187,6 +219,7 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         store: Store { chunks, index: Arc::clone(&direct.index) },
         direct,
         kind,
+        readahead: options.readahead.clone(),
     }
 }
 

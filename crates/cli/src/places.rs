@@ -76,6 +76,11 @@ impl Places {
         self.data.join("store")
     }
 
+    /// The disk cache of remote stores.
+    pub fn disk_cache(&self) -> PathBuf {
+        self.cache.join("chunks")
+    }
+
     /// The volumes.
     pub fn volumes(&self) -> PathBuf {
         self.data.join("volumes")

@@ -59,7 +59,11 @@ impl Prices {
 
 /// Dollars for people: to the cent, or with four digits if that says more.
 pub fn format_dollars(dollars: f64) -> String {
-    if dollars == 0.0 || dollars >= 0.1 { format!("${dollars:.2}") } else { format!("${dollars:.4}") }
+    match dollars {
+        d if d == 0.0 || d >= 0.1 => format!("${d:.2}"),
+        d if d >= 0.0001 => format!("${d:.4}"),
+        _ => "less than $0.0001".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -72,6 +76,7 @@ mod tests {
         assert_eq!(format_dollars(cost.requests), "$0.0064");
         assert_eq!(format_dollars(cost.month), "$0.46");
         assert_eq!(format_dollars(cost.out), "$0.00");
+        assert_eq!(format_dollars(0.00004), "less than $0.0001");
         assert!(Prices { out_per_gib: -1.0, ..Prices::default() }.check().is_err());
     }
 }

@@ -11,7 +11,12 @@ use gabion_store_core::{BlockDevice, Error, ErrorKind, ImageName, Result, ops::J
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::{OpenVolume, ReplicateOptions, control::ControlServer, replicate::Replications};
+use crate::{
+    OpenImage, OpenVolume, ReplicateOptions,
+    control::ControlServer,
+    replicate::Replications,
+    warm::{Source, WarmUp, WarmUps, Warming},
+};
 
 /// Something that is served under a name.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub struct Export {
     pub volume: Option<Arc<OpenVolume>>,
     /// What it is, for clients that list exports.
     pub description: String,
+    /// Where it comes from, if that is far away.
+    source: Option<Source>,
 }
 
 impl Export {
@@ -33,8 +40,15 @@ impl Export {
             name: volume.name.to_string(),
             device: Arc::new(volume.volume.clone()),
             description: format!("volume, home {}", volume.home.url),
+            source: volume.source(),
             volume: Some(Arc::new(volume)),
         }
+    }
+
+    /// An image under a name.
+    pub fn image(name: impl Into<String>, image: OpenImage, description: impl Into<String>) -> Self {
+        let source = image.source();
+        Self { source, ..Self::device(name, Arc::new(image.volume), description) }
     }
 
     /// Any device.
@@ -43,7 +57,7 @@ impl Export {
         device: Arc<dyn BlockDevice>,
         description: impl Into<String>,
     ) -> Self {
-        Self { name: name.into(), device, volume: None, description: description.into() }
+        Self { name: name.into(), device, volume: None, description: description.into(), source: None }
     }
 }
 
@@ -61,6 +75,7 @@ pub struct ServerBuilder {
     limits: Limits,
     control: Option<PathBuf>,
     replicate: Option<ReplicateOptions>,
+    warm_up: WarmUp,
 }
 
 /// A running server. Dropping it stops the server and removes its sockets, but promises no flush.
@@ -72,6 +87,7 @@ pub struct ServerHandle {
     /// Ends ingests and replications when it is dropped.
     background: DropGuard,
     replications: Replications,
+    warm_ups: WarmUps,
 }
 
 impl Server {
@@ -110,6 +126,13 @@ impl ServerBuilder {
         self
     }
 
+    /// What is done at the start of disks from remote stores: nothing, if this is not called.
+    #[must_use]
+    pub fn warm_up(mut self, what: WarmUp) -> Self {
+        self.warm_up = what;
+        self
+    }
+
     /// Serves on a Unix socket. Volumes on a lazy base begin to ingest it in the background.
     pub async fn serve_unix(self, socket: &Path) -> Result<ServerHandle> {
         let mut nbd = gabion_nbd::Server::builder().limits(self.limits);
@@ -117,6 +140,7 @@ impl ServerBuilder {
         for (export, device) in self.exports.iter().zip(devices) {
             nbd = nbd.export(export.name.clone(), device).description(export.description.clone());
         }
+        let warming = Warming::new(self.exports.iter().filter_map(|e| e.source.clone()), self.warm_up);
         let nbd = nbd.serve_unix(socket).await?;
         let exports: Arc<[Export]> = self.exports.into();
         let control = match self.control {
@@ -136,7 +160,15 @@ impl ServerBuilder {
         {
             tokio::spawn(ingest(volume, background.clone()));
         }
-        Ok(ServerHandle { nbd, exports, control, background: background.drop_guard(), replications })
+        let warm_ups = warming.start(self.warm_up, &background);
+        Ok(ServerHandle {
+            nbd,
+            exports,
+            control,
+            background: background.drop_guard(),
+            replications,
+            warm_ups,
+        })
     }
 }
 
@@ -182,7 +214,7 @@ impl ServerHandle {
         tokio::join!(control, self.nbd.drain());
         self.replications.flush_locally();
         let flushed = self.nbd.shutdown().await;
-        self.replications.finish(deadline).await;
+        tokio::join!(self.replications.finish(deadline), self.warm_ups.finish(deadline));
         flushed
     }
 }

@@ -68,6 +68,9 @@ pub struct Settings {
     pub prices: Prices,
 }
 
+/// How content is encoded that is written straight to a remote store, if nothing else is said: what goes over a
+/// network is packed tighter.
+pub(crate) const REMOTE_COMPRESSION: Compression = Compression::Zstd(3);
 /// Disk cache if nothing else is said.
 const DISK_CACHE: u64 = 10 << 30;
 /// A guest's longest wait if nothing else is said: that of Linux for its disks.
@@ -185,9 +188,15 @@ impl Settings {
 
     /// The settings in force, as name, value and origin.
     pub fn table(&self) -> Vec<(&'static str, String, Origin)> {
-        let compression = match self.compression.value {
+        let shown = |compression| match compression {
             Compression::None => "none".to_owned(),
             Compression::Zstd(level) => format!("zstd:{level}"),
+        };
+        let compression = match self.compression.origin {
+            Origin::Default => {
+                format!("{}, {} into buckets", shown(self.compression.value), shown(REMOTE_COMPRESSION))
+            }
+            _ => shown(self.compression.value),
         };
         let chunker = match self.chunker.value {
             Chunking::Content => "content".to_owned(),

@@ -23,6 +23,8 @@ mod tests;
 pub(crate) struct Bucket {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) prefix: Path,
+    /// The server, if it is not the provider's own.
+    pub(crate) endpoint: Option<String>,
 }
 
 /// The client holds credentials, so it is not shown.
@@ -46,6 +48,7 @@ impl Environment {
     }
 
     /// A variable that is set, and not to nothing.
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
@@ -69,27 +72,26 @@ impl std::fmt::Debug for Environment {
 
 /// Makes a client for a bucket. Asks nothing of it yet.
 pub(crate) fn connect(url: &ObjectUrl, timeouts: &Timeouts, environment: &Environment) -> Result<Bucket> {
-    let prefix = url.prefix().clone();
+    let (prefix, endpoint) = (url.prefix().clone(), None);
     match url.scheme() {
-        Scheme::Memory => Ok(Bucket { store: memory(url.authority()), prefix }),
-        Scheme::File => Ok(Bucket { store: Arc::new(LocalFileSystem::new().with_fsync(true)), prefix }),
-        #[cfg(feature = "s3")]
-        Scheme::S3 => Ok(Bucket { store: cloud::s3(url, timeouts, environment)?, prefix }),
-        #[cfg(feature = "gcs")]
-        Scheme::Gcs => Ok(Bucket { store: cloud::gcs(url, timeouts, environment)?, prefix }),
-        #[cfg(feature = "azure")]
-        Scheme::Azure => Ok(Bucket { store: cloud::azure(url, timeouts, environment)?, prefix }),
-        #[cfg(feature = "http")]
-        Scheme::Http | Scheme::Https => {
-            Ok(Bucket { store: cloud::http(url, timeouts)?, prefix: Path::default() })
+        Scheme::Memory => Ok(Bucket { store: memory(url.authority()), prefix, endpoint }),
+        Scheme::File => {
+            Ok(Bucket { store: Arc::new(LocalFileSystem::new().with_fsync(true)), prefix, endpoint })
         }
+        #[cfg(feature = "s3")]
+        Scheme::S3 => cloud::s3(url, timeouts, environment),
+        #[cfg(feature = "gcs")]
+        Scheme::Gcs => cloud::gcs(url, timeouts, environment),
+        #[cfg(feature = "azure")]
+        Scheme::Azure => cloud::azure(url, timeouts, environment),
+        #[cfg(feature = "http")]
+        Scheme::Http | Scheme::Https => cloud::http(url, timeouts),
         #[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure", feature = "http")))]
         other => {
+            // Parsing has refused it before.
             let _ = (timeouts, environment);
-            Err(gabion_store_core::Error::new(
-                gabion_store_core::ErrorKind::Unsupported,
-                format!("this build can't open {}://", other.as_str()),
-            ))
+            let why = format!("this build can't open {}://", other.as_str());
+            Err(gabion_store_core::Error::new(gabion_store_core::ErrorKind::Unsupported, why))
         }
     }
 }

@@ -4,6 +4,7 @@ mod images;
 mod import;
 mod inspect;
 mod serve;
+mod transfer;
 mod volumes;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{Args, Verb},
+    commands::transfer::{Direction, Route},
     output::Output,
 };
 
@@ -28,7 +30,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         settings.chunker.set(*chunker, Origin::Flag);
         settings.compression.set(*compression, Origin::Flag);
     }
-    let host = Host::new(places, settings);
+    let mut host = Host::new(places, settings);
+    if !matches!(args.verb, Verb::Serve(_)) {
+        host = host.without_disk_cache();
+    }
     match args.verb {
         Verb::Init { url } => images::init(&host, output, &url).await?,
         Verb::Import { file, name, label, .. } => {
@@ -36,6 +41,18 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         }
         Verb::Create { volume, from, size, unpinned } => {
             volumes::create(&host, output, &volume, from.as_ref(), size, unpinned).await?;
+        }
+        Verb::Push { image, to, from, how, init } => {
+            let route = Route::push(&host, image, to, from.as_deref(), init)?;
+            transfer::run(&host, output, Direction::Push, &route, how).await?;
+        }
+        Verb::Pull { image, to, into, how } => {
+            let route = Route::pull(&host, image, to, into.as_deref())?;
+            transfer::run(&host, output, Direction::Pull, &route, how).await?;
+        }
+        Verb::Copy { image, to, from, into, how, init } => {
+            let route = Route::copy(&host, image, to, (from.as_deref(), into.as_deref()), init)?;
+            transfer::run(&host, output, Direction::Copy, &route, how).await?;
         }
         Verb::Serve(serve) => serve::serve(&host, output, serve).await?,
         Verb::Checkpoint { volume, image, label } => {

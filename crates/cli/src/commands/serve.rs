@@ -1,12 +1,9 @@
 //! `serve`: volumes, images and files over NBD.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
 use gabion::{
-    Export, FlushTo, Host, InStore, Pinning, ReplicateOptions, Server, ServerHandle,
+    Export, FlushTo, Host, InStore, Pinning, ReplicateOptions, Server, ServerHandle, WarmUp,
     core::{
         Error, ErrorKind, ImageName, Result,
         ops::{ImageRef, resolve},
@@ -17,7 +14,7 @@ use serde_json::json;
 
 use super::{import::name_of, stop_signal};
 use crate::{
-    args::{Flush, Serve},
+    args::{Flush, Prefetch, Serve},
     output::Output,
 };
 
@@ -36,6 +33,8 @@ pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<(
     } else if args.every.is_some() {
         return Err(Error::invalid("--every goes with --replicate or --flush remote"));
     }
+    let prefetch = args.prefetch == Some(Prefetch::All);
+    server = server.warm_up(WarmUp { trace: !args.no_trace, prefetch });
     let (mut first, mut notes) = (None, Vec::new());
     for what in &args.what {
         let export = open(host, &args, what, &mut notes).await?;
@@ -149,7 +148,7 @@ async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<Strin
     let image: InStore<ImageRef> = what.parse()?;
     let found =
         if args.ephemeral { host.open_image_ephemeral(&image).await } else { host.open_image(&image).await };
-    let (volume, checkpoint) = found.map_err(|e| match e.kind() {
+    let found = found.map_err(|e| match e.kind() {
         ErrorKind::NotFound => {
             e.context(format!("'{what}' is neither a volume nor an image (a new volume needs --size)"))
         }
@@ -157,11 +156,13 @@ async fn open_image(host: &Host, args: &Serve, what: &str, notes: &mut Vec<Strin
     })?;
     let how = if args.ephemeral { "what is written is discarded at the end" } else { "read-only" };
     notes.push(format!(
-        "serving checkpoint {} of image '{image}', {how}; later checkpoints don't show",
-        checkpoint.short()
+        "serving checkpoint {} of image '{image}', {how}; later checkpoints don't show; what keeps it in {} is the \
+         image's history",
+        found.checkpoint.short(),
+        found.home.url.place(),
     ));
     let name = image.store.as_ref().map_or(what, |store| &what[store.len() + 1..]);
-    Ok(Export::device(name, Arc::new(volume), format!("image, {how}")))
+    Ok(Export::image(name, found, format!("image, {how}")))
 }
 
 async fn open_file(host: &Host, args: &Serve, file: &Path) -> Result<Export> {

@@ -8,5 +8,7 @@ mod clients;
 mod crash;
 mod errors;
 mod guest;
+mod hosts;
+mod remote;
 mod replicate;
 mod support;

@@ -3,6 +3,7 @@
 //! Every decoder takes foreign bytes: it never panics, allocates no more than the input justifies, and
 //! accepts only what its encoder would have written.
 
+pub mod boot_trace;
 pub mod catalog;
 pub mod checkpoint;
 pub mod codec;
@@ -14,5 +15,7 @@ pub mod layout;
 pub mod locator;
 pub mod node;
 pub mod pack;
+pub mod probe_mark;
 pub mod rows;
+pub mod tombstone;
 pub mod wire;

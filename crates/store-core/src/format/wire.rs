@@ -75,6 +75,23 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
+    /// A number in LEB128: seven bits a byte, lowest first, in the shortest form.
+    pub fn leb128(&mut self) -> Result<u64> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                return Err(self.corrupt("a number is too long"));
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(self.corrupt("a number is too long"))
+    }
+
     /// A string.
     pub fn str(&mut self) -> Result<&'a str> {
         let len = usize::from(self.u16()?);
@@ -145,6 +162,15 @@ impl Writer {
     /// A 64-bit integer.
     pub fn u64(&mut self, value: u64) -> &mut Self {
         self.bytes(&value.to_le_bytes())
+    }
+
+    /// A number in LEB128: seven bits a byte, lowest first, in the shortest form.
+    pub fn leb128(&mut self, mut value: u64) -> &mut Self {
+        while value > 0x7f {
+            self.u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.u8(value as u8)
     }
 
     /// A string of at most 65,535 bytes; the caller has checked the length.

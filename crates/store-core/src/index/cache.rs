@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 
@@ -48,24 +49,44 @@ impl NodeCache {
     pub async fn node(&self, id: &NodeId, level: u8) -> Result<Arc<Node>> {
         let node = match self.peek(id) {
             Some(node) => node,
-            None => self.load(id).await?,
+            None => self.take_in(id, get_one(&*self.store, ChunkKind::Node, &id.as_chunk()).await)?,
         };
-        if node.level() == level {
-            Ok(node)
-        } else {
-            Err(Error::corrupt(format!("index node {id} has level {}, not {level}", node.level())))
-        }
+        check_level(id, node, level)
     }
 
-    async fn load(&self, id: &NodeId) -> Result<Arc<Node>> {
-        let bytes = get_one(&*self.store, ChunkKind::Node, &id.as_chunk())
-            .await
-            .map_err(|e| e.context(format!("index node {id} can't be read")))?;
+    /// Verifies and keeps what the store answered.
+    fn take_in(&self, id: &NodeId, answer: Result<Bytes>) -> Result<Arc<Node>> {
+        let bytes = answer.map_err(|e| e.context(format!("index node {id} can't be read")))?;
         if node_id(&bytes) != *id {
             return Err(Error::corrupt(format!("index node {id} does not match its hash")));
         }
         let node = Node::decode(&bytes).map_err(|e| e.context(format!("index node {id}")))?;
         Ok(self.insert(*id, node))
+    }
+
+    /// Nodes of one level, in the order asked; those that are not in memory by one request.
+    ///
+    /// **Errors**: each as by [`node`](Self::node).
+    pub async fn nodes(&self, ids: &[NodeId], level: u8) -> Vec<Result<Arc<Node>>> {
+        let mut nodes: Vec<_> = ids.iter().map(|id| self.peek(id).map(Ok)).collect();
+        let missing: Vec<_> =
+            ids.iter().zip(&nodes).filter(|(_, node)| node.is_none()).map(|(id, _)| *id).collect();
+        if !missing.is_empty() {
+            let keys: Vec<_> = missing.iter().map(NodeId::as_chunk).collect();
+            let mut loaded = self.store.get(ChunkKind::Node, &keys).await.into_iter();
+            let empty = nodes.iter_mut().filter(|node| node.is_none());
+            for (slot, id) in empty.zip(&missing) {
+                let bytes = loaded
+                    .next()
+                    .unwrap_or_else(|| Err(Error::corrupt("the store answered less than it was asked for")));
+                *slot = Some(self.take_in(id, bytes));
+            }
+        }
+        let of_level = |(node, id): (Option<Result<Arc<Node>>>, &NodeId)| {
+            let node = node.expect("what was not in memory was asked for")?;
+            check_level(id, node, level)
+        };
+        nodes.into_iter().zip(ids).map(of_level).collect()
     }
 
     /// Keeps a node that is known to be right.
@@ -85,5 +106,13 @@ impl NodeCache {
 
     fn shard(&self, id: &NodeId) -> &Mutex<Shard> {
         &self.shards[usize::from(id.as_bytes()[0]) % SHARDS]
+    }
+}
+
+fn check_level(id: &NodeId, node: Arc<Node>, level: u8) -> Result<Arc<Node>> {
+    if node.level() == level {
+        Ok(node)
+    } else {
+        Err(Error::corrupt(format!("index node {id} has level {}, not {level}", node.level())))
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     BlockRange, ChunkId, ChunkStore,
     clock::Timestamp,
     format::node::{LEAF_BLOCKS, span},
-    stores::MemoryStore,
+    stores::{MemoryStore, Metered},
     testing::FixedClock,
     types::chunk_id,
 };
@@ -205,4 +205,45 @@ async fn a_walk_sees_each_node_once() {
         |_, e| panic!("{e:?}"),
     )
     .await;
+}
+
+/// A tree of three levels, loaded in parts: what was asked for needs no request any more, and there was one for
+/// each level.
+#[tokio::test]
+async fn ranges_load_with_one_request_for_each_level() {
+    let store = Arc::new(MemoryStore::new(&FixedClock::new(Timestamp(1))).unwrap());
+    let leaves: Vec<u64> = (0..3000).map(|leaf| leaf * 7 * LEAF_BLOCKS).collect();
+    let size = 40_000 * LEAF_BLOCKS * 4096;
+    let nodes = Arc::new(NodeCache::new(store.clone() as Arc<dyn ChunkStore>, 1 << 30));
+    let mut writer = IndexWriter::new(Index::new(nodes, None, size), size).await.unwrap();
+    for leaf in &leaves {
+        let target = Some(Target { chunk: chunk(*leaf), first: 0 });
+        writer.push(Change { range: BlockRange::new(leaf + 3, leaf + 4), target }).await.unwrap();
+    }
+    let root = writer.finish().await.unwrap().root;
+    let at = |leaf: u64| BlockRange::new(leaf * 7 * LEAF_BLOCKS, leaf * 7 * LEAF_BLOCKS + 10);
+    // Unsorted, overlapping, empty, and where there is nothing.
+    let wanted = [at(2000), at(5), BlockRange::new(0, 100), at(2001), at(5), BlockRange::new(9, 9), at(700)];
+    let metered = Arc::new(Metered::new(store));
+    let nodes = Arc::new(NodeCache::new(metered.clone() as Arc<dyn ChunkStore>, 1 << 30));
+    let index = Index::new(nodes, root, size);
+    index.load(&wanted).await.unwrap();
+    let asked = metered.metrics().get;
+    assert_eq!((index.level(), asked.calls), (2, 3));
+    assert_eq!(
+        asked.entries,
+        1 + 3 + 5,
+        "the root, the inner nodes of 0 and 5, 700, 2000 and 2001, and five leaves"
+    );
+    for range in wanted.into_iter().filter(|range| !range.is_empty()) {
+        assert!(index.try_find(range).is_some());
+    }
+    assert!(index.try_find(at(1000)).is_none());
+    index.load(&wanted).await.unwrap();
+    assert_eq!(metered.metrics().get.calls, 3, "all of it is there");
+    // Everything, as far as one call goes.
+    index.load(&[BlockRange::new(0, index.blocks())]).await.unwrap();
+    assert!(leaves.iter().all(|leaf| index.try_find(BlockRange::new(*leaf, leaf + 1)).is_some()));
+    assert!(metered.metrics().get.calls <= 6);
+    Index::new(Arc::clone(index.nodes()), None, size).load(&wanted).await.unwrap();
 }

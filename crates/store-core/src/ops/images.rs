@@ -153,7 +153,7 @@ pub async fn tag(store: &Store, clock: &dyn Clock, from: &ImageRef, to: &ImageNa
     if !store.chunks.contains(ChunkKind::Checkpoint, &[entry.checkpoint.as_chunk()]).await?.contains(&true) {
         return Err(Error::corrupt(format!("checkpoint {} of image '{from}' is missing", entry.checkpoint)));
     }
-    let what = Publish { create: true, ..Publish::append(to, entry) };
+    let what = Publish { create: true, maps_of: Some(&from.name), ..Publish::append(to, entry) };
     publish(store, clock, what).await?;
     Ok(entry)
 }

@@ -5,6 +5,8 @@
 //! row is written anew a few times only, however many checkpoints there are, and the large map of an image's
 //! first checkpoint is hardly ever read. Lengths are asked for first: only what is folded is fetched.
 //!
+//! A new map that is folded at once is not stored by itself.
+//!
 //! **Memory**: a map that is made takes its own length, a fold at most [`FOLD_MAX`] twice. Maps too large to be
 //! folded stay as they are; if no room can be made, the smallest goes: it is a hint, and what it told is asked
 //! of the locators.
@@ -14,7 +16,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use crate::{
-    CheckpointId, ChunkId, ChunkKind, ErrorKind, NodeId, Result, Store,
+    CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
     format::{
         image_map::{ImageMap, MapWriter, MappedChunk},
         image_record::ImageRecord,
@@ -33,15 +35,32 @@ const FOLD_MAX: u64 = 32 << 20;
 /// A map is folded along if it is at most so many times as large as all that is newer.
 const FOLD_ALONG: u64 = 4;
 
-/// A map that was written.
-#[derive(Clone, Copy, Debug)]
+/// A new map.
+#[derive(Clone, Debug)]
 pub(super) struct NewMap {
     id: MapId,
-    len: u64,
+    bytes: Bytes,
+    stored: bool,
 }
 
-/// Writes a map of a checkpoint's new nodes and its chunks; `None` if the store keeps nothing in packs.
-pub(super) async fn write(
+impl NewMap {
+    fn new(map: MapWriter) -> Result<Self> {
+        let id = MapId::random()?;
+        Ok(Self { id, bytes: map.finish(id)?.into(), stored: false })
+    }
+
+    /// Stores the map, unless it is.
+    async fn store(&mut self, store: &Store) -> Result<MapId> {
+        if !self.stored {
+            store.index.put_map(self.id, self.bytes.clone()).await?;
+            self.stored = true;
+        }
+        Ok(self.id)
+    }
+}
+
+/// Makes a map of a checkpoint's new nodes and its chunks; `None` if the store keeps nothing in packs.
+pub(super) async fn make(
     store: &Store,
     checkpoint: CheckpointId,
     nodes: &[NodeId],
@@ -74,7 +93,7 @@ pub(super) async fn write(
             }
         }
     }
-    if map.is_empty() { Ok(None) } else { put(store, map).await.map(Some) }
+    if map.is_empty() { Ok(None) } else { blocking(move || NewMap::new(map)).await.map(Some) }
 }
 
 fn in_order(chunks: &[(u64, ChunkId)]) -> Cow<'_, [(u64, ChunkId)]> {
@@ -85,40 +104,62 @@ fn in_order(chunks: &[(u64, ChunkId)]) -> Cow<'_, [(u64, ChunkId)]> {
     chunks
 }
 
-async fn put(store: &Store, map: MapWriter) -> Result<NewMap> {
-    let id = MapId::random()?;
-    let bytes = Bytes::from(map.finish(id)?);
-    let len = bytes.len() as u64;
-    store.index.put_map(id, bytes).await?;
-    Ok(NewMap { id, len })
-}
-
 /// Adds a map to a record as its newest, folding some if there are too many; returns the maps that are named
 /// no more.
-pub(super) async fn add(store: &Store, record: &mut ImageRecord, map: Option<NewMap>) -> Result<Vec<MapId>> {
-    let Some(map) = map else { return Ok(Vec::new()) };
-    record.maps.insert(0, map.id);
-    if record.maps.len() <= ImageRecord::MAX_MAPS {
+pub(super) async fn add(
+    store: &Store,
+    record: &mut ImageRecord,
+    map: Option<&mut NewMap>,
+) -> Result<Vec<MapId>> {
+    let Some(new) = map else { return Ok(Vec::new()) };
+    if record.maps.len() < ImageRecord::MAX_MAPS {
+        record.maps.insert(0, new.store(store).await?);
         return Ok(Vec::new());
     }
-    let mut lens = vec![map.len];
-    for id in &record.maps[1..] {
+    let mut lens = vec![new.bytes.len() as u64];
+    for id in &record.maps {
         // One that is gone leads nowhere: it is folded away.
         lens.push(match store.index.map_len(*id).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => 0,
+            Err(e) if is_lost(&e) => 0,
             len => len?,
         });
     }
-    match run_to_fold(&lens) {
-        Some(run) => {
-            let folded = fold(store, record, &record.maps[run.clone()]).await?;
-            Ok(record.maps.splice(run, [folded.id]).collect())
+    let Some(run) = run_to_fold(&lens) else {
+        // There is no room for the smallest.
+        let smallest = (0..lens.len()).min_by_key(|at| lens[*at]).unwrap_or(0);
+        if smallest == 0 {
+            return Ok(Vec::new());
         }
-        None => {
-            let smallest = (0..lens.len()).min_by_key(|at| lens[*at]).unwrap_or(0);
-            Ok(vec![record.maps.remove(smallest)])
+        let gone = record.maps.remove(smallest - 1);
+        record.maps.insert(0, new.store(store).await?);
+        return Ok(vec![gone]);
+    };
+    let with_new = run.start == 0;
+    let old = run.start.saturating_sub(1)..run.end - 1;
+    let mut sources: Vec<_> = with_new.then(|| new.bytes.clone()).into_iter().collect();
+    for id in &record.maps[old.clone()] {
+        match store.index.get_map(*id).await {
+            Err(e) if is_lost(&e) => tracing::warn!("image '{}' lost a map: {}", record.name, e.report()),
+            map => sources.push(map?),
         }
     }
+    let image = record.name.clone();
+    let folded = blocking(move || fold(&image, &sources)).await?.store(store).await?;
+    let replaced = record.maps.splice(old, [folded]).collect();
+    if !with_new {
+        record.maps.insert(0, new.store(store).await?);
+    }
+    Ok(replaced)
+}
+
+/// Large maps take some hundredths of a second, which a runtime's own threads don't have.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let died = |e| Error::with_source(ErrorKind::Unavailable, "a worker of the publish died", e);
+    tokio::task::spawn_blocking(work).await.map_err(died)?
+}
+
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt)
 }
 
 /// Which of the maps of these lengths, newest first, are to be one; `None` if that is too much for any two.
@@ -141,20 +182,13 @@ fn run_to_fold(lens: &[u64]) -> Option<std::ops::Range<usize>> {
     Some(run)
 }
 
-/// One map of several, newest first; where two tell of one thing the newer one counts.
-async fn fold(store: &Store, record: &ImageRecord, maps: &[MapId]) -> Result<NewMap> {
+/// One map of several, newest first; where two tell of one thing the newer one counts. What is damaged is left out.
+fn fold(image: &ImageName, maps: &[Bytes]) -> Result<NewMap> {
     let mut sources = Vec::with_capacity(maps.len());
-    for id in maps {
-        let opened = match store.index.get_map(*id).await {
-            Ok(bytes) => ImageMap::of(&bytes).map(|map| (map, bytes)),
-            Err(e) => Err(e),
-        };
-        match opened {
-            Ok(source) => sources.push(source),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                tracing::warn!("image '{}': a map is dropped: {}", record.name, e.report());
-            }
-            Err(e) => return Err(e),
+    for bytes in maps {
+        match ImageMap::of(bytes) {
+            Ok(map) => sources.push((map, bytes)),
+            Err(e) => tracing::warn!("image '{image}' lost a map: {}", e.report()),
         }
     }
     let chunks = sources.iter().map(|(map, _)| map.header().chunks as usize).sum();
@@ -163,34 +197,32 @@ async fn fold(store: &Store, record: &ImageRecord, maps: &[MapId]) -> Result<New
     for (map, bytes) in &sources {
         match map.all_nodes(bytes) {
             Ok(more) => nodes.extend(more),
-            Err(e) => tracing::warn!("image '{}': nodes of a map are dropped: {}", record.name, e.report()),
+            Err(e) => tracing::warn!("image '{image}' lost nodes of a map: {}", e.report()),
         }
     }
     // Stable, so that the newer one stays in front.
     nodes.sort_by_key(|(key, _)| *key);
     nodes.dedup_by_key(|(key, _)| *key);
-    nodes.iter().try_for_each(|(key, place)| folded.node(*key, place))?;
+    let mut refused = nodes.iter().filter(|(key, place)| folded.node(*key, place).is_err()).count();
 
     let mut rows: Vec<_> = sources
         .iter()
-        .map(|(map, bytes)| {
-            // A page that is damaged is left out.
-            map.all_chunks(bytes).flat_map(Result::unwrap_or_default).peekable()
-        })
+        .map(|(map, bytes)| map.all_chunks(bytes).flat_map(Result::unwrap_or_default).peekable())
         .collect();
     loop {
         let heads = rows.iter_mut().filter_map(|rows| rows.peek().map(|row| row.first_block));
         let Some(block) = heads.min() else { break };
         let mut newest = None;
         for rows in &mut rows {
-            // Rows of damaged order must not hold up the rest.
             while let Some(row) = rows.next_if(|row| row.first_block <= block) {
                 newest = newest.or(Some(row));
             }
         }
-        if let Some(row) = newest {
-            folded.chunk(&row)?;
-        }
+        // What is out of order or out of bounds was in a damaged map.
+        refused += usize::from(newest.is_some_and(|row| folded.chunk(&row).is_err()));
     }
-    put(store, folded).await
+    if refused > 0 {
+        tracing::warn!("image '{image}' lost {refused} rows of its maps, which are damaged");
+    }
+    NewMap::new(folded)
 }

@@ -1,6 +1,7 @@
 //! What one does with images: import, export, publish, diff, check, names. Each is a library call with
 //! progress and cancellation.
 
+mod boot_trace;
 mod check;
 mod diff;
 mod export;
@@ -14,6 +15,7 @@ mod publish;
 pub(crate) mod tests;
 mod transfer;
 
+pub use boot_trace::{load_boot_trace, publish_boot_trace};
 pub use check::{CheckReport, Damage, Depth, check};
 pub use diff::{DiskDiff, diff};
 pub use export::{DiskSink, Exported, export};

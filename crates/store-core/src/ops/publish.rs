@@ -4,7 +4,7 @@
 //! 2. One CAS of the catalog adds the locators, the checkpoint as a pending root, and the pin of the volume
 //!    that is about to stand on it. It counts only if nothing was condemned since "is it there?" was answered.
 //! 3. The image record takes the checkpoint by CAS.
-//! 4. The pending root goes, now that the record holds the checkpoint.
+//! 4. The pending root goes, now that the record holds the checkpoint; so do those that earlier publishes left behind.
 //!
 //! **Requests**: beside what the sync sends, a publish costs a map and three CAS. The first attempt at each
 //! CAS starts from what this handle last read or wrote; only one that was lost, or an answer that would be
@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Attempts at one compare-and-swap; each lost one means that someone else made progress.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 
 /// A checkpoint to be named.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +64,9 @@ pub struct Publish<'a> {
     pub epoch: Option<u64>,
     /// The volume that will stand on the checkpoint.
     pub pin: Option<NewBase>,
+    /// If this makes the image: another of the store that it goes on from. Its maps, which tell of what they have
+    /// in common, are the new image's, too.
+    pub maps_of: Option<&'a ImageName>,
 }
 
 /// A volume that is about to change its base.
@@ -89,6 +92,7 @@ impl<'a> Publish<'a> {
             after: None,
             epoch: None,
             pin: None,
+            maps_of: None,
         }
     }
 
@@ -134,7 +138,11 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     })
     .await?;
-    let map = maps::write(store, what.checkpoint, what.nodes, what.chunks).await?;
+    let map = match what {
+        // The other image's maps tell of all of it.
+        Publish { nodes: [], chunks: [], maps_of: Some(_), .. } => None,
+        _ => maps::make(store, what.checkpoint, what.nodes, what.chunks).await?,
+    };
     let changed = change_image(store, what, map).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
@@ -143,7 +151,10 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         return Err(error.clone());
     }
     let tidied = change_catalog(store, |catalog| {
-        catalog.pending.retain(|root| pending_key(root) != pending_key(&pending));
+        let held = |root: &PendingRoot| {
+            root.image == pending.image && changed.as_ref().is_ok_and(|(r, _)| has(r, root))
+        };
+        catalog.pending.retain(|root| pending_key(root) != pending_key(&pending) && !held(root));
         let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
         // What finds no room stays as an orphan; a catalog that is full must not end all publishing.
         for map in replaced.take(Catalog::MAX_LIST.saturating_sub(catalog.replaced.len())) {
@@ -157,6 +168,11 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         tracing::warn!("image '{}': a pending root stays: {}", what.image, error.report());
     }
     changed.map(|(record, _)| Published { record })
+}
+
+/// Whether an image's record has taken a pending root, of this publish or of one whose last step was lost.
+fn has(record: &ImageRecord, root: &PendingRoot) -> bool {
+    record.history.iter().any(|entry| entry.checkpoint == root.checkpoint)
 }
 
 fn pending_key(root: &PendingRoot) -> (&str, CheckpointId) {
@@ -213,7 +229,7 @@ fn displaced(image: &ImageName) -> Error {
 async fn change_image(
     store: &Store,
     what: Publish<'_>,
-    map: Option<NewMap>,
+    mut map: Option<NewMap>,
 ) -> Result<(ImageRecord, Vec<MapId>)> {
     for attempt in 0..ATTEMPTS {
         let mut found = match attempt {
@@ -232,7 +248,7 @@ async fn change_image(
             None => ImageRecord {
                 name: what.image.clone(),
                 history: Vec::new(),
-                maps: Vec::new(),
+                maps: inherited(store, what.maps_of).await?,
                 boot_trace: None,
                 writer_epoch: what.epoch.unwrap_or(0),
                 write_id: WriteId::random()?,
@@ -242,7 +258,7 @@ async fn change_image(
             return Ok((record, Vec::new()));
         }
         record.history.insert(0, what.entry());
-        let replaced = maps::add(store, &mut record, map).await?;
+        let replaced = maps::add(store, &mut record, map.as_mut()).await?;
         match write_record(store, &mut record, found.as_ref().map(|found| &found.version)).await {
             Ok(()) => return Ok((record, replaced)),
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {}
@@ -250,6 +266,13 @@ async fn change_image(
         }
     }
     Err(busy(&format!("image '{}'", what.image)))
+}
+
+/// The maps of an image that another goes on from. A hint: an image that is gone has none.
+async fn inherited(store: &Store, from: Option<&ImageName>) -> Result<Vec<MapId>> {
+    let Some(from) = from else { return Ok(Vec::new()) };
+    let found = store.index.recall_image(from).await?;
+    Ok(found.map_or_else(Vec::new, |found| found.value.maps))
 }
 
 /// Writes a record under a new write id. If the store's answer is lost, the id tells whether it was written.
@@ -326,7 +349,10 @@ pub async fn unpin(store: &Store, owner: VolumeId, keep: Option<CheckpointId>) -
 }
 
 /// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes.
-async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> Result<()>) -> Result<()> {
+pub(super) async fn change_catalog(
+    store: &Store,
+    mut change: impl FnMut(&mut Catalog) -> Result<()>,
+) -> Result<()> {
     for attempt in 0..ATTEMPTS {
         let recalled = attempt == 0;
         let found =
@@ -351,7 +377,7 @@ async fn change_catalog(store: &Store, mut change: impl FnMut(&mut Catalog) -> R
     Err(busy("the catalog"))
 }
 
-fn busy(what: &str) -> Error {
+pub(super) fn busy(what: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
         format!("{what} was changed by others {ATTEMPTS} times in a row: try again"),

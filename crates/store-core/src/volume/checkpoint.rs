@@ -160,8 +160,9 @@ impl Shared {
             pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
             ..Publish::append(&options.image, entry)
         };
-        publish(&home.store, &*home.clock, what).await?;
-        self.stand_on(alone, (id, ingested.index), count).await?;
+        let published = publish(&home.store, &*home.clock, what).await?;
+        let base = IndexBase::new(ingested.index).with_maps(&published.record.maps);
+        self.stand_on(alone, (id, base), count).await?;
         Ok(Checkpointed {
             checkpoint: id,
             size: checkpoint.size,
@@ -174,7 +175,7 @@ impl Shared {
     pub(super) async fn stand_on(
         self: &Arc<Self>,
         alone: &Alone,
-        (checkpoint, index): (CheckpointId, Index),
+        (checkpoint, base): (CheckpointId, IndexBase),
         count: usize,
     ) -> Result<()> {
         let (overlay, shared) = (Arc::clone(self.overlay()?), Arc::clone(self));
@@ -182,7 +183,7 @@ impl Shared {
             overlay.rebase(checkpoint, count).await?;
             shared.change_view(|view| {
                 view.layers.truncate(view.layers.len() - count);
-                view.base = Arc::new(Base::Index(IndexBase::new(index)));
+                view.base = Arc::new(Base::Index(base.watched_by(&shared.watch)));
                 view.checkpoint = Some(checkpoint);
             });
             Ok(())

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Place, Shared, Volume,
+    Base, Place, Shared, Volume, prefetch,
     write::{Attempt, Content, Fills, is_durable},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 
 /// Zeros that must be allocated are written in pieces of this many bytes.
 const ZERO_PIECE: u64 = 1024 * 1024;
-/// Prefetching reads this much at a time.
+/// Prefetching of what is not in a store reads this much at a time.
 const PREFETCH_PIECE: u64 = 4 * 1024 * 1024;
 
 #[async_trait]
@@ -180,6 +180,9 @@ impl BlockDevice for Volume {
 
     async fn prefetch(&self, offset: u64, length: u64) -> Result<()> {
         check_range(offset, length, self.size())?;
+        if matches!(&*self.shared.view().base, Base::Index(_)) {
+            return prefetch::range(&self.shared, BlockRange::covering(offset, length)).await;
+        }
         let mut buf = Vec::new();
         let (mut at, end) = (offset, offset + length);
         while at < end {

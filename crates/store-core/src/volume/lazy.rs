@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Alone, Base, BaseSource, CheckpointOptions, Home, Shared};
+use super::{Alone, Base, BaseSource, CheckpointOptions, Home, IndexBase, Shared};
 use crate::{
     BLOCK_SIZE, Result,
     chunking::{DiskSource, Next},
@@ -32,7 +32,7 @@ impl Shared {
         let id = store_checkpoint(&home.store, &checkpoint).await?;
         // It has no name, so nothing but its pin makes it a root.
         pin(&home.store, &*home.clock, options.owner, id).await?;
-        self.stand_on(alone, (id, ingested.index), 0).await
+        self.stand_on(alone, (id, IndexBase::new(ingested.index)), 0).await
     }
 }
 

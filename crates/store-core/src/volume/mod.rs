@@ -12,18 +12,26 @@ mod base;
 mod checkpoint;
 mod device;
 mod frozen;
+mod index_base;
 mod lazy;
 mod locks;
+mod prefetch;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod trace;
+mod watch;
 mod write;
 
 use std::{fmt, sync::Arc};
 
 use parking_lot::RwLock;
 
-pub use base::{Base, BaseSource, IndexBase};
+pub use base::{Base, BaseSource};
 pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Home};
+pub use index_base::IndexBase;
+pub use trace::Touches;
+pub use watch::Readahead;
 
 use crate::{
     BlockRange, CheckpointId, Error, ErrorKind, Result,
@@ -31,6 +39,7 @@ use crate::{
     types::blocks_for,
 };
 use locks::BlockLocks;
+use watch::Watch;
 
 /// A disk that is served or read. Clones are handles to the same disk.
 #[derive(Clone)]
@@ -47,6 +56,8 @@ struct Shared {
     /// Held shared by each write while it is in a layer, alone by a freeze.
     barrier: RwLock<()>,
     locks: BlockLocks,
+    /// Sees the reads of the base, also of one that takes its place.
+    watch: Arc<Watch>,
     /// Held by whoever changes layers, base or size: one checkpoint, ingest or growth at a time.
     rebasing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -110,6 +121,10 @@ impl Volume {
         size: u64,
     ) -> Self {
         let layers = overlay.as_ref().map(|overlay| overlay.layers()).unwrap_or_default();
+        let watch = match &base {
+            Base::Index(base) => Arc::clone(base.watch()),
+            Base::Empty | Base::Source(_) => Arc::new(Watch::new(None)),
+        };
         let view = View { layers, base: Arc::new(base), checkpoint, size };
         Self {
             shared: Arc::new(Shared {
@@ -118,6 +133,7 @@ impl Volume {
                 view: RwLock::new(Arc::new(view)),
                 barrier: RwLock::new(()),
                 locks: BlockLocks::default(),
+                watch,
                 rebasing: Arc::default(),
             }),
         }

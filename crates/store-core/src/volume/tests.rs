@@ -1,3 +1,4 @@
+mod far;
 mod races;
 
 use std::sync::Arc;

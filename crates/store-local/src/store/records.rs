@@ -7,6 +7,7 @@ use gabion_store_core::{
         catalog::Catalog,
         image_record::ImageRecord,
         layout::{self, CATALOG_KEY, IMAGES},
+        tombstone::ImageObject,
     },
     store::{Version, Versioned},
     types::chunk_id,
@@ -61,16 +62,9 @@ pub(super) fn change_catalog(
 pub(super) fn read_image(folder: &Folder, name: &ImageName) -> Result<Option<Versioned<ImageRecord>>> {
     let key = layout::image_key(name);
     let Some(bytes) = folder.read(&key, MAX_RECORD_LEN)? else { return Ok(None) };
-    let value = ImageRecord::decode(&bytes)
+    let found = ImageObject::decode_at(&key, &bytes)
         .map_err(|e| e.context(format!("image '{name}': {}", damaged(folder, &key))))?;
-    if value.name != *name {
-        return Err(Error::corrupt(format!(
-            "image '{name}': {} is the record of '{}'",
-            folder.path(&key).display(),
-            value.name
-        )));
-    }
-    Ok(Some(Versioned { value, version: version_of(&bytes) }))
+    Ok(found.record().map(|value| Versioned { value, version: version_of(&bytes) }))
 }
 
 /// Replaces an image's record if it has version `expected`.
@@ -80,9 +74,20 @@ pub(super) fn write_image(
     expected: Option<&Version>,
 ) -> Result<Version> {
     let bytes = record.encode()?;
+    let key = layout::image_key(&record.name);
     let _lock = folder.lock()?;
-    swap(folder, &layout::image_key(&record.name), &bytes, expected, ImageRecord::check_write)
+    let buried = match expected {
+        None => tombstone(folder, &key)?,
+        Some(_) => None,
+    };
+    swap(folder, &key, &bytes, expected.or(buried.as_ref()), ImageObject::check_write)
         .map_err(|e| e.context(format!("writing image '{}'", record.name)))
+}
+
+/// Version of the tombstone in an image's place, if there is one: in a folder that was copied out of a bucket.
+fn tombstone(folder: &Folder, key: &str) -> Result<Option<Version>> {
+    let Some(bytes) = folder.read(key, MAX_RECORD_LEN)? else { return Ok(None) };
+    Ok(matches!(ImageObject::decode(&bytes), Ok(ImageObject::Removed(_))).then(|| version_of(&bytes)))
 }
 
 /// Removes an image's record if it has version `expected`.
@@ -109,7 +114,7 @@ pub(super) fn list_images(folder: &Folder) -> Result<Vec<Result<ImageName>>> {
         }
         match name_in(folder, &key) {
             Ok(Some(name)) => names.push(name),
-            // Removed since the folder was read.
+            // Removed, before or since the folder was read.
             Ok(None) => {}
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => damage.push(Err(e)),
             Err(e) => return Err(e),
@@ -122,16 +127,8 @@ pub(super) fn list_images(folder: &Folder) -> Result<Vec<Result<ImageName>>> {
 /// The name that an image's record tells, if it is in its place.
 fn name_in(folder: &Folder, key: &str) -> Result<Option<ImageName>> {
     let Some(bytes) = folder.read(key, MAX_RECORD_LEN)? else { return Ok(None) };
-    let record = ImageRecord::decode(&bytes).map_err(|e| e.context(damaged(folder, key)))?;
-    if layout::image_key(&record.name) == key {
-        return Ok(Some(record.name));
-    }
-    let path = folder.path(key);
-    Err(Error::corrupt(format!(
-        "{} is the record of '{}', whose place it is not",
-        path.display(),
-        record.name
-    )))
+    let found = ImageObject::decode_at(key, &bytes).map_err(|e| e.context(damaged(folder, key)))?;
+    Ok(found.record().map(|record| record.name))
 }
 
 /// The version of an object's bytes. Records carry the id of the attempt that wrote them, so no two

@@ -3,15 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use gabion_store_core::{Error, ErrorKind, Result};
-use object_store::{ClientConfigKey, ObjectStore, RetryConfig};
+use object_store::{ClientConfigKey, RetryConfig};
 
-use crate::{
-    timeouts::Timeouts,
-    url::{ObjectUrl, check_endpoint},
-};
-
+use super::Bucket;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 use super::Environment;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+use crate::url::check_endpoint;
+use crate::{
+    timeouts::Timeouts,
+    transport::{Address, Connector},
+    url::ObjectUrl,
+};
 
 /// One attempt: what is tried again, and when, is this crate's business.
 fn one_attempt(timeouts: &Timeouts) -> RetryConfig {
@@ -30,8 +33,21 @@ fn client_settings(timeouts: &Timeouts) -> [(ClientConfigKey, String); 4] {
     ]
 }
 
+/// Keeps what the bucket, as opposed to a service for credentials, refuses.
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+fn connector(url: &ObjectUrl, endpoint: Option<&str>) -> Connector {
+    let server = endpoint.and_then(|endpoint| Some(url::Url::parse(endpoint).ok()?.authority().to_owned()));
+    Connector(Address { bucket: url.authority().to_owned(), server })
+}
+
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+fn bucket(url: &ObjectUrl, store: impl object_store::ObjectStore, endpoint: Option<String>) -> Bucket {
+    Bucket { store: Arc::new(store), prefix: url.prefix().clone(), endpoint }
+}
+
 /// Whether a client may speak plain HTTP: it was allowed, or the server is this machine, which
 /// [`check_endpoint`] has seen to.
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
 fn speaks_http(url: &ObjectUrl, endpoint: Option<&str>) -> bool {
     url.options().allow_http || endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
 }
@@ -78,11 +94,7 @@ fn is_ours(key: &ClientConfigKey) -> bool {
 }
 
 #[cfg(feature = "s3")]
-pub(super) fn s3(
-    url: &ObjectUrl,
-    timeouts: &Timeouts,
-    environment: &Environment,
-) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn s3(url: &ObjectUrl, timeouts: &Timeouts, environment: &Environment) -> Result<Bucket> {
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key};
     let mut builder = AmazonS3Builder::new();
     for (name, value) in environment.starting_with("AWS_") {
@@ -103,8 +115,8 @@ pub(super) fn s3(
         .with_retry(one_attempt(timeouts))
         .with_disable_bulk_delete(true)
         .with_allow_http(speaks_http(url, endpoint.as_deref()));
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint);
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
     }
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
@@ -115,15 +127,13 @@ pub(super) fn s3(
     if options.anonymous {
         builder = builder.with_skip_signature(true);
     }
-    Ok(Arc::new(builder.build().map_err(|_| unusable(url, "AWS_*"))?))
+    builder = builder.with_http_connector(connector(url, endpoint.as_deref()));
+    let store = builder.build().map_err(|_| unusable(url, "AWS_*"))?;
+    Ok(bucket(url, store, endpoint))
 }
 
 #[cfg(feature = "gcs")]
-pub(super) fn gcs(
-    url: &ObjectUrl,
-    timeouts: &Timeouts,
-    environment: &Environment,
-) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn gcs(url: &ObjectUrl, timeouts: &Timeouts, environment: &Environment) -> Result<Bucket> {
     use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey as Key};
     let mut builder = GoogleCloudStorageBuilder::new();
     for (name, value) in environment.starting_with("GOOGLE_") {
@@ -143,22 +153,20 @@ pub(super) fn gcs(
         .with_bucket_name(url.authority())
         .with_retry(one_attempt(timeouts))
         .with_config(Key::Client(ClientConfigKey::AllowHttp), allow_http.to_string());
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_base_url(&endpoint);
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_base_url(endpoint);
     }
     if url.options().anonymous {
         // Without a token the client would ask the metadata service for one before each write.
         builder = builder.with_skip_signature(true).with_bearer_token("anonymous");
     }
-    Ok(Arc::new(builder.build().map_err(|_| unusable(url, "GOOGLE_*"))?))
+    builder = builder.with_http_connector(connector(url, endpoint.as_deref()));
+    let store = builder.build().map_err(|_| unusable(url, "GOOGLE_*"))?;
+    Ok(bucket(url, store, endpoint))
 }
 
 #[cfg(feature = "azure")]
-pub(super) fn azure(
-    url: &ObjectUrl,
-    timeouts: &Timeouts,
-    environment: &Environment,
-) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn azure(url: &ObjectUrl, timeouts: &Timeouts, environment: &Environment) -> Result<Bucket> {
     use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in environment.starting_with("AZURE_") {
@@ -186,21 +194,25 @@ pub(super) fn azure(
         .with_account(account)
         .with_retry(one_attempt(timeouts))
         .with_allow_http(speaks_http(url, endpoint.as_deref()));
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint);
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_endpoint(endpoint.clone());
     }
     if url.options().anonymous {
         builder = builder.with_skip_signature(true);
     }
-    Ok(Arc::new(builder.build().map_err(|_| unusable(url, "AZURE_*"))?))
+    builder = builder.with_http_connector(connector(url, endpoint.as_deref()));
+    let store = builder.build().map_err(|_| unusable(url, "AZURE_*"))?;
+    Ok(bucket(url, store, endpoint))
 }
 
 #[cfg(feature = "http")]
-pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Bucket> {
     use object_store::http::HttpBuilder;
     let place = url.place();
     let plain = place.starts_with("http://");
-    let mut builder = HttpBuilder::new().with_url(&place).with_retry(one_attempt(timeouts));
+    let everything = Connector(Address { bucket: String::new(), server: None });
+    let mut builder =
+        HttpBuilder::new().with_url(&place).with_retry(one_attempt(timeouts)).with_http_connector(everything);
     for (key, value) in client_settings(timeouts) {
         builder = builder.with_config(key, value);
     }
@@ -208,5 +220,6 @@ pub(super) fn http(url: &ObjectUrl, timeouts: &Timeouts) -> Result<Arc<dyn Objec
     let store = builder
         .build()
         .map_err(|_| Error::new(ErrorKind::Invalid, format!("{place} is no address of a web server")))?;
-    Ok(Arc::new(store))
+    // The client knows the path already.
+    Ok(Bucket { store: Arc::new(store), prefix: object_store::path::Path::default(), endpoint: None })
 }

@@ -1,11 +1,11 @@
-//! Entries: put into packs, found by what this handle put itself or by the live locators.
+//! The store's entries as a [`ChunkStore`].
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use gabion_store_core::{
-    ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
+    ChunkId, ChunkKind, ChunkStore, Error, IndexStore as _, Result,
     format::{
         codec::{Encoded, Encoder, MAX_RAW_LEN},
         rows::EntryKey,
@@ -14,124 +14,110 @@ use gabion_store_core::{
     types::MapId,
 };
 
-use super::{Inner, RemoteStore, pack::Prepared, read, writer::Recent};
+use super::{Inner, RemoteStore, blocking, fetch::decode, pack::Prepared, writer::Recent};
 
 impl Inner {
-    fn answered(&self, generation: u64) {
-        let mut answered = self.answered.lock();
-        *answered = Some(answered.map_or(generation, |oldest| oldest.min(generation)));
+    /// Which entries are there for sure, of those whose places are known; the catalog's word holds as of its condemn
+    /// generation.
+    fn present(&self, keys: &[EntryKey], places: &[Option<(Placement, bool)>]) -> Vec<bool> {
+        let sound = |key: &EntryKey, place: &Placement| !self.damaged.is(key, place.pack);
+        let mut relied = false;
+        let present = keys.iter().zip(places).map(|(key, place)| match place {
+            Some((place, catalog)) if sound(key, place) => {
+                relied |= catalog;
+                true
+            }
+            _ => false,
+        });
+        let present = present.collect();
+        if relied && let Some(live) = self.locators.live() {
+            let mut answered = self.answered.lock();
+            *answered = Some(answered.map_or(live.generation, |oldest| oldest.min(live.generation)));
+        }
+        present
     }
 
-    /// Places in the live locators; the catalog is read anew if something is missing.
-    async fn find(&self, keys: &[EntryKey]) -> Result<Vec<Option<Placement>>> {
-        if let Some(live) = self.locators.live() {
-            let found: Vec<_> = keys.iter().map(|key| live.find(key)).collect();
-            if found.iter().all(Option::is_some) {
-                return Ok(found);
-            }
+    /// Whether this handle put an entry that no locator names yet.
+    fn is_recent(&self, key: &EntryKey) -> bool {
+        match self.writer.recent(key) {
+            Some(Recent::Memory(..)) => true,
+            Some(Recent::Placed(place)) => !self.damaged.is(key, place.pack),
+            None => false,
         }
-        let live = self.locators.reload().await?;
-        Ok(keys.iter().map(|key| live.find(key)).collect())
-    }
-
-    async fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
-        let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
-        let mut results: Vec<Option<Result<Encoded>>> = vec![None; keys.len()];
-        let mut wanted = Vec::new();
-        let mut unknown = Vec::new();
-        for (n, key) in keys.iter().enumerate() {
-            match self.writer.recent(key) {
-                Some(Recent::Memory(entry, _)) => results[n] = Some(Ok(entry)),
-                Some(Recent::Placed(place)) => wanted.push((n, (*key, place))),
-                None => unknown.push(n),
-            }
-        }
-        if !unknown.is_empty() {
-            let asked: Vec<_> = unknown.iter().map(|&n| keys[n]).collect();
-            match self.find(&asked).await {
-                Ok(places) => {
-                    for (n, place) in unknown.into_iter().zip(places) {
-                        match place {
-                            Some(place) => wanted.push((n, (keys[n], place))),
-                            None => {
-                                let place = self.objects.place();
-                                let absent = format!("entry {} is not in the store {place}", keys[n].id);
-                                results[n] = Some(Err(Error::not_found(absent)));
-                            }
-                        }
-                    }
-                }
-                Err(e) => unknown.into_iter().for_each(|n| results[n] = Some(Err(e.clone()))),
-            }
-        }
-        let places: Vec<_> = wanted.iter().map(|(_, place)| *place).collect();
-        for ((n, _), result) in wanted.into_iter().zip(read::read(&self.objects, &places).await) {
-            results[n] = Some(result);
-        }
-        results.into_iter().map(|result| result.expect("every entry was asked for")).collect()
     }
 
     async fn append(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
         self.descriptor.features.check_write("the store")?;
-        let prepare = |(id, entry)| Prepared::new(EntryKey::new(kind, id), entry);
-        let mut prepared = entries.into_iter().map(prepare).collect::<Result<Vec<_>>>()?;
-        if let Some(live) = self.locators.live() {
-            let before = prepared.len();
-            prepared.retain(|entry| live.find(&entry.key()).is_none());
-            if prepared.len() < before {
-                self.answered(live.catalog.condemn_generation);
-            }
+        let keys: Vec<EntryKey> = entries.iter().map(|(id, _)| EntryKey::new(kind, *id)).collect();
+        let present = self.present(&keys, &self.locators.find_known(&keys));
+        let absent = keys.into_iter().zip(entries).zip(present).filter(|(_, present)| !present);
+        let prepare = |((key, (_, entry)), _)| Prepared::new(key, entry);
+        let entries: Vec<Prepared> = absent.map(prepare).collect::<Result<_>>()?;
+        if entries.is_empty() {
+            return Ok(());
         }
-        self.writer.append(prepared).await
+        // Told at the first put, not once a pack is full.
+        self.objects.may_write().await?;
+        self.writer.append(entries).await
+    }
+
+    /// The generation to publish under; once an older one was handed out, only newer answers count.
+    fn take_answered(&self) -> Option<u64> {
+        let current = self.locators.live().map(|live| live.generation);
+        let mut answered = self.answered.lock();
+        let oldest = *answered;
+        if oldest < current {
+            *answered = oldest.and(current);
+        }
+        oldest
     }
 }
 
 #[async_trait]
 impl ChunkStore for RemoteStore {
     async fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Bytes>> {
-        let entries = self.0.get_encoded(kind, ids).await;
-        let decoded = ids.iter().zip(entries).map(|(id, entry)| {
-            entry?.decode().map_err(|e| e.context(format!("entry {id} can't be decoded")))
-        });
-        decoded.collect()
+        decode(ids, self.fetch(kind, ids).await).await
     }
 
     async fn put(&self, kind: ChunkKind, entries: Vec<(ChunkId, Bytes)>) -> Result<()> {
         if let Some((id, raw)) = entries.iter().find(|(_, raw)| raw.len() > MAX_RAW_LEN) {
             return Err(Error::invalid(format!("entry {id} of {} bytes is over {MAX_RAW_LEN}", raw.len())));
         }
-        let mut encoder = Encoder::new(self.0.options.compression)?;
-        let encode = move || entries.into_iter().map(|(id, raw)| (id, encoder.encode(&raw))).collect();
-        let encoded = tokio::task::spawn_blocking(encode).await;
-        let encoded = encoded
-            .map_err(|e| Error::with_source(ErrorKind::Cancelled, "the store's work was cut off", e))?;
-        self.0.append(kind, encoded).await
+        let compression = self.0.options.compression;
+        let encoded = blocking(move || {
+            let mut encoder = Encoder::new(compression)?;
+            Ok(entries.into_iter().map(|(id, raw)| (id, encoder.encode(&raw))).collect())
+        });
+        self.0.append(kind, encoded.await?).await
     }
 
+    /// Best effort: "yes" is true, "no" may mean that finding out was not worth its requests.
     async fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
-        let mut present: Vec<bool> = keys.iter().map(|key| self.0.writer.recent(key).is_some()).collect();
+        let mut present: Vec<bool> = keys.iter().map(|key| self.0.is_recent(key)).collect();
         let unknown: Vec<usize> = (0..keys.len()).filter(|&n| !present[n]).collect();
-        if !unknown.is_empty() {
-            let asked: Vec<_> = unknown.iter().map(|&n| keys[n]).collect();
-            let found = self.0.find(&asked).await?;
-            for (n, place) in unknown.into_iter().zip(found) {
-                present[n] = place.is_some();
-            }
+        if unknown.is_empty() {
+            return Ok(present);
         }
-        if let Some(live) = self.0.locators.live() {
-            self.0.answered(live.catalog.condemn_generation);
+        let asked: Vec<EntryKey> = unknown.iter().map(|&n| keys[n]).collect();
+        let known = self.0.locators.find_known(&asked);
+        if self.0.locators.live().is_none() && known.iter().any(Option::is_none) {
+            self.read_catalog().await?;
+        }
+        let places = self.0.locators.look(kind, &asked).await;
+        for (n, found) in unknown.into_iter().zip(self.0.present(&asked, &places)) {
+            present[n] = found;
         }
         Ok(present)
     }
 
     async fn sync(&self) -> Result<Synced> {
-        let locators = self.0.writer.sync().await?;
-        Ok(Synced { locators, answered_under: *self.0.answered.lock() })
+        self.0.writer.sync().await?;
+        Ok(Synced { locators: self.0.locators.offered(), answered_under: self.0.take_answered() })
     }
 
     async fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
-        self.0.get_encoded(kind, ids).await
+        self.fetch(kind, ids).await
     }
 
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {
@@ -139,19 +125,28 @@ impl ChunkStore for RemoteStore {
     }
 
     fn expect(&self, maps: &Arc<[MapId]>, chunks: &[(u64, ChunkId)]) {
-        let _ = (maps, chunks);
+        self.0.maps.expect(maps, chunks);
     }
 
+    /// Places of what was put through this handle and synced, and of what is known without a request.
     async fn locate(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Option<Placement>>> {
-        let live = self.0.locators.live();
-        let locate = |id: &ChunkId| {
-            let key = EntryKey::new(kind, *id);
-            match self.0.writer.recent(&key) {
+        let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
+        let mut places: Vec<Option<Placement>> = Vec::with_capacity(keys.len());
+        let mut named = Vec::new();
+        for (n, key) in keys.iter().enumerate() {
+            places.push(match self.0.writer.recent(key) {
                 Some(Recent::Memory(_, place)) => place,
                 Some(Recent::Placed(place)) => Some(place),
-                None => live.as_ref().and_then(|live| live.find(&key)),
-            }
-        };
-        Ok(ids.iter().map(locate).collect())
+                None => {
+                    named.push(n);
+                    None
+                }
+            });
+        }
+        let keys: Vec<EntryKey> = named.iter().map(|&n| keys[n]).collect();
+        for (n, place) in named.into_iter().zip(self.0.locators.find_own(&keys).await?) {
+            places[n] = place;
+        }
+        Ok(places)
     }
 }

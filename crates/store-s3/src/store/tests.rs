@@ -1,4 +1,8 @@
 //! Tests of the store over a bucket in memory.
 
+mod bucket;
 mod conformance;
+mod merging;
+mod reads;
 mod support;
+mod uploads;

@@ -9,18 +9,16 @@
 //! no upload that others rely on. Memory is bounded by the packs in flight and the one that is being
 //! filled; a put waits while there is no room. **What failed is kept**: a pack that could not be uploaded
 //! stays in memory and readable, and the next sync, or the next put that needs its room, tries again.
+//!
+//! An entry is *recent*, and found here, until a locator of this handle names it; so memory for entries is
+//! bounded, however many there are: a locator is written early if they become many.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkKind, Error, ErrorKind, Result,
-    format::{
-        catalog::{Catalog, LocatorRef},
-        codec::Encoded,
-        layout, locator,
-        rows::EntryKey,
-    },
+    format::{catalog::LocatorRef, codec::Encoded, layout, locator::Outline, rows::EntryKey},
     store::Placement,
     types::{LocatorId, PackId},
 };
@@ -28,13 +26,19 @@ use object_store::PutPayload;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::pack::{Prepared, SealedPack, Section};
+use super::{
+    blocking,
+    locators::Locators,
+    pack::{Prepared, SealedPack, Section},
+};
 use crate::objects::Objects;
 
 /// Bytes of index nodes after which they get a pack of their own.
 const NODES_TARGET: u64 = 4 << 20;
 /// Entries after which a pack is sealed however small they are, so that their tables stay small.
 const MAX_ENTRIES: usize = 1 << 15;
+/// Entries after which a locator is written before anyone syncs: some 2 GiB of disk, and 6 MiB of memory.
+const MAX_ROWS: usize = 1 << 16;
 
 /// The writing half of a remote store.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub(super) struct Writer {
     ended: watch::Sender<()>,
     /// Held by the one sync that runs.
     syncing: tokio::sync::Mutex<()>,
+    /// Where locators go once they are written.
+    locators: Arc<Locators>,
 }
 
 #[derive(Debug, Default)]
@@ -61,12 +67,12 @@ struct State {
     /// Uploads that have failed so far.
     failures: u64,
     /// Entries of durable packs that no locator of ours names.
-    rows: BTreeMap<EntryKey, Placement>,
-    /// Entries that locators of ours name.
-    located: BTreeMap<EntryKey, Placement>,
-    /// Locators that the catalog may not name yet.
-    offered: Vec<LocatorRef>,
+    rows: Rows,
+    /// Those of which a locator is being written, or could not be.
+    naming: Option<Arc<Rows>>,
 }
+
+type Rows = BTreeMap<EntryKey, Placement>;
 
 #[derive(Debug)]
 struct Flight {
@@ -85,9 +91,10 @@ pub(super) enum Recent {
 }
 
 impl Writer {
-    pub(super) fn new(objects: Objects, target: u64, uploads: usize) -> Self {
+    pub(super) fn new(objects: Objects, locators: Arc<Locators>, target: u64, uploads: usize) -> Self {
         Self {
             objects,
+            locators,
             target: target.min(512 << 20),
             uploads: uploads.max(1),
             state: Mutex::default(),
@@ -99,6 +106,14 @@ impl Writer {
     /// An entry that was put through this handle.
     pub(super) fn recent(&self, key: &EntryKey) -> Option<Recent> {
         self.state.lock().recent(key)
+    }
+
+    /// An entry was found damaged in a durable pack: it may be put again.
+    pub(super) fn forget(&self, key: &EntryKey, pack: PackId) {
+        let mut state = self.state.lock();
+        if state.rows.get(key).is_some_and(|place| place.pack == pack) {
+            state.rows.remove(key);
+        }
     }
 
     /// Appends entries; those that were put before are left out. Waits for room. After an error, or when
@@ -183,28 +198,53 @@ impl Writer {
             let mut upload = upload;
             let payload: PutPayload = pack.parts.iter().cloned().collect();
             upload.outcome = upload.writer.objects.put(&layout::pack_key(&pack.id), payload).await;
+            let writer = upload.writer.clone();
+            drop((upload, pack));
+            writer.spill().await;
         }));
     }
 
-    /// Makes everything put before durable and writes a locator of it. Returns locators that the catalog may
-    /// not name yet. After an error everything is kept for the next sync.
-    pub(super) async fn sync(self: &Arc<Self>) -> Result<Vec<LocatorRef>> {
+    /// Makes everything put before durable and writes a locator of it. After an error everything is kept for the
+    /// next sync.
+    pub(super) async fn sync(self: &Arc<Self>) -> Result<()> {
         let _one = self.syncing.lock().await;
         self.upload_all().await?;
-        let rows: Vec<(EntryKey, Placement)> =
-            self.state.lock().rows.iter().map(|(key, place)| (*key, *place)).collect();
-        if !rows.is_empty() {
-            let id = LocatorId::random()?;
-            let bytes: Bytes = locator::encode(id, &rows)?.into();
-            self.objects.put(&layout::locator_key(&id), bytes.into()).await?;
-            let mut state = self.state.lock();
-            for (key, place) in &rows {
-                state.rows.remove(key);
-                state.located.insert(*key, *place);
-            }
-            state.offered.push(LocatorRef { id, entries: rows.len() as u64 });
+        while self.write_locator().await? {}
+        Ok(())
+    }
+
+    /// Writes a locator of what is durable, if that has become much.
+    async fn spill(&self) {
+        let much = || self.state.lock().rows.len() >= MAX_ROWS;
+        if !much() {
+            return;
         }
-        Ok(self.state.lock().offered.clone())
+        let _one = self.syncing.lock().await;
+        // Whoever was here before may have done it.
+        if much()
+            && let Err(error) = self.write_locator().await
+        {
+            tracing::warn!(error = %error.report(), "writing a locator failed; the next sync writes it");
+        }
+    }
+
+    /// Names in a locator what is durable; `false` if all of it is named. Entries are found by the state or by a
+    /// locator at every moment; a locator that could not be written is tried again before the next one is begun.
+    async fn write_locator(&self) -> Result<bool> {
+        let rows = {
+            let mut state = self.state.lock();
+            if state.naming.is_none() && !state.rows.is_empty() {
+                state.naming = Some(Arc::new(std::mem::take(&mut state.rows)));
+            }
+            state.naming.clone()
+        };
+        let Some(rows) = rows else { return Ok(false) };
+        let id = LocatorId::random()?;
+        let (reference, bytes) = blocking(move || encode(id, &rows)).await?;
+        self.objects.put(&layout::locator_key(&id), bytes.clone().into()).await?;
+        self.locators.adopt(reference, bytes)?;
+        self.state.lock().naming = None;
+        Ok(true)
     }
 
     async fn upload_all(self: &Arc<Self>) -> Result<()> {
@@ -227,14 +267,6 @@ impl Writer {
             let _ = ended.changed().await;
         }
     }
-
-    /// The catalog was read or written: it names these locators by now.
-    pub(super) fn seen(&self, catalog: &Catalog) {
-        let mut state = self.state.lock();
-        if !state.offered.is_empty() {
-            state.offered.retain(|own| !catalog.locators.iter().any(|known| known.id == own.id));
-        }
-    }
 }
 
 impl State {
@@ -251,8 +283,7 @@ impl State {
     fn holds(&self, key: &EntryKey) -> bool {
         self.data.contains(key)
             || self.nodes.contains(key)
-            || self.rows.contains_key(key)
-            || self.located.contains_key(key)
+            || self.placed(key).is_some()
             || self.flight.values().any(|flight| flight.pack.contents.find(key).is_some())
     }
 
@@ -263,12 +294,33 @@ impl State {
         if let Some((entry, place)) = self.flight.values().find_map(|flight| flight.pack.get(key)) {
             return Some(Recent::Memory(entry, Some(place)));
         }
-        self.rows.get(key).or_else(|| self.located.get(key)).copied().map(Recent::Placed)
+        self.placed(key).map(Recent::Placed)
+    }
+
+    fn placed(&self, key: &EntryKey) -> Option<Placement> {
+        let naming = || self.naming.as_ref()?.get(key);
+        self.rows.get(key).or_else(naming).copied()
     }
 
     fn failure(&self) -> Option<Error> {
         self.flight.values().find_map(|flight| flight.failed.clone())
     }
+}
+
+/// A locator of these entries.
+fn encode(id: LocatorId, rows: &Rows) -> Result<(LocatorRef, Bytes)> {
+    let mut outline = Outline::new(rows.len() as u64);
+    for (key, place) in rows {
+        outline.add(key, &place.pack)?;
+    }
+    let mut encoded = outline.finish(id);
+    for (key, place) in rows {
+        encoded.push(*key, place)?;
+    }
+    let reference = encoded.reference();
+    let mut bytes = encoded.finish();
+    bytes.shrink_to_fit();
+    Ok((reference, bytes.into()))
 }
 
 fn is_full(section: &Section, target: u64) -> bool {

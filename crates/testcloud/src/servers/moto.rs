@@ -1,4 +1,4 @@
-//! moto, an S3 server in Python whose conditional writes hold under races.
+//! moto, an S3 server in Python.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,7 +8,21 @@ use std::{
 
 use super::{process::Process, tool};
 
-/// A moto server. Every signature is good for it.
+/// What `moto_server` does, but one request at a time: it checks conditions and writes in two steps, between which
+/// its threads take turns.
+const SERVE: &str = r#"
+import threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+application = DomainDispatcherApplication(create_backend_app)
+lock = threading.Lock()
+def serve(environ, start_response):
+    with lock:
+        return [b"".join(application(environ, start_response))]
+run_simple("127.0.0.1", 0, serve, threaded=True)
+"#;
+
+/// A moto server whose conditional writes hold.
 #[derive(Debug)]
 pub struct Moto {
     process: Process,
@@ -16,17 +30,20 @@ pub struct Moto {
 }
 
 impl Moto {
+    /// Credentials for it, as environment variables. It takes any, but writes nothing without.
+    pub const VARIABLES: [(&str, &str); 2] =
+        [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")];
+
     /// Starts one.
     ///
     /// # Panics
     ///
     /// If it is missing or can't be started.
     pub fn start() -> Self {
-        let arguments = ["-H", "127.0.0.1", "-p", "0"];
         // Warnings of its libraries are no concern of ours.
         let variables = [("PYTHONWARNINGS", "ignore"), ("PYTHONUNBUFFERED", "1")];
         let process =
-            Process::start(tool("moto/bin/moto_server"), arguments, &variables, "Running on http://");
+            Process::start(tool("moto/bin/python3"), ["-c", SERVE], &variables, "Running on http://");
         Self { process, buckets: AtomicU32::new(0) }
     }
 

@@ -1,5 +1,7 @@
 //! What the tests stand on: a home of their own, a served disk, tools that fail with their whole output.
 
+pub(crate) mod bucket;
+pub(crate) mod cloud;
 pub(crate) mod guest;
 pub(crate) mod lines;
 pub(crate) mod nbd;

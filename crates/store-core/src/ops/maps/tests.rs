@@ -62,8 +62,7 @@ fn key(n: u64) -> EntryKey {
 }
 
 /// A map with some rows of a round's own; the model is what newest first gives.
-async fn one(
-    store: &Store,
+fn one(
     round: u64,
     nodes: &mut BTreeMap<EntryKey, Placement>,
     chunks: &mut BTreeMap<u64, MappedChunk>,
@@ -82,7 +81,7 @@ async fn one(
         map.chunk(&row).unwrap();
         chunks.insert(first_block, row);
     }
-    put(store, map).await.unwrap()
+    NewMap::new(map).unwrap()
 }
 
 fn record() -> ImageRecord {
@@ -104,8 +103,8 @@ async fn folding_loses_nothing_and_the_newer_counts() {
     let mut record = record();
     let (mut nodes, mut chunks, mut gone) = (BTreeMap::new(), BTreeMap::new(), 0);
     for round in 0..40 {
-        let map = one(&store, round, &mut nodes, &mut chunks).await;
-        gone += add(&faults.store(), &mut record, Some(map)).await.unwrap().len();
+        let mut map = one(round, &mut nodes, &mut chunks);
+        gone += add(&faults.store(), &mut record, Some(&mut map)).await.unwrap().len();
         assert!((1..=ImageRecord::MAX_MAPS).contains(&record.maps.len()));
     }
     assert!(gone >= 30, "{gone}");
@@ -123,15 +122,15 @@ async fn a_map_that_is_lost_or_damaged_goes() {
     let store = memory();
     let mut record = record();
     for round in 0..4 {
-        let map = one(&store, round, &mut BTreeMap::new(), &mut BTreeMap::new()).await;
-        add(&store, &mut record, Some(map)).await.unwrap();
+        let mut map = one(round, &mut BTreeMap::new(), &mut BTreeMap::new());
+        add(&store, &mut record, Some(&mut map)).await.unwrap();
     }
     let (missing, bad) = (MapId::from_bytes([9; 16]), record.maps[1]);
     record.maps[0] = missing;
     store.index.put_map(bad, Bytes::from_static(b"no map")).await.unwrap();
     let (mut nodes, mut chunks) = (BTreeMap::new(), BTreeMap::new());
-    let map = one(&store, 7, &mut nodes, &mut chunks).await;
-    let gone = add(&store, &mut record, Some(map)).await.unwrap();
+    let mut map = one(7, &mut nodes, &mut chunks);
+    let gone = add(&store, &mut record, Some(&mut map)).await.unwrap();
     assert!(gone.contains(&missing), "{gone:?}");
     let (_, (found, _)) = decode_all(&store.index.get_map(record.maps[0]).await.unwrap()).unwrap();
     let found: BTreeMap<_, _> = found.into_iter().collect();
@@ -144,14 +143,15 @@ async fn a_store_out_of_reach_drops_no_map() {
     let store = memory();
     let mut record = record();
     for round in 0..4 {
-        let map = one(&store, round, &mut BTreeMap::new(), &mut BTreeMap::new()).await;
-        add(&store, &mut record, Some(map)).await.unwrap();
+        let mut map = one(round, &mut BTreeMap::new(), &mut BTreeMap::new());
+        add(&store, &mut record, Some(&mut map)).await.unwrap();
     }
-    let map = one(&store, 5, &mut BTreeMap::new(), &mut BTreeMap::new()).await;
+    let mut map = one(5, &mut BTreeMap::new(), &mut BTreeMap::new());
+    // Lengths of four, then the first that is folded.
     for number in 0..5 {
         let faults = FaultStore::new(store.clone(), 1);
         faults.script(Call::GetMap, number, crate::testing::Fault::Before(ErrorKind::Unavailable));
-        let done = add(&faults.store(), &mut record.clone(), Some(map)).await;
+        let done = add(&faults.store(), &mut record.clone(), Some(&mut map)).await;
         assert_eq!(done.unwrap_err().kind(), ErrorKind::Unavailable, "{number}");
     }
 }

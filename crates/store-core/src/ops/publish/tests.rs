@@ -276,3 +276,46 @@ async fn an_old_memory_decides_nothing() {
     assert_eq!(pins(&store).await, [1]);
     assert!(store.index.read_catalog().await.unwrap().value.pending.is_empty());
 }
+
+/// A new image that goes on from another has its maps; one that is there has its own.
+#[tokio::test]
+async fn a_new_image_has_the_maps_of_what_it_goes_on_from() {
+    let store = memory();
+    append(&store, 1).await.unwrap();
+    let vm = name("vm");
+    let found = store.index.read_image(&vm).await.unwrap().unwrap();
+    let maps = vec![MapId::from_bytes([1; 16]), MapId::from_bytes([2; 16])];
+    let record = ImageRecord { maps: maps.clone(), ..found.value };
+    store.index.write_image(&record, Some(&found.version)).await.unwrap();
+
+    let (next, gone) = (name("next"), name("gone"));
+    for (image, from, expected) in [(&next, &vm, &maps), (&vm, &next, &maps), (&gone, &name("none"), &vec![])]
+    {
+        let what = Publish { maps_of: Some(from), ..Publish::append(image, entry(2)) };
+        let published = publish(&store, &clock(), what).await.unwrap();
+        assert_eq!(&published.record.maps, expected, "{image}");
+    }
+    let what = Publish { maps_of: Some(&next), ..Publish::append(&gone, entry(3)) };
+    assert!(publish(&store, &clock(), what).await.unwrap().record.maps.is_empty());
+}
+
+/// A publish that died behind its record leaves a root, which the next one takes away; one that died before its record
+/// leaves its own, since it may be on the way still.
+#[tokio::test]
+async fn roots_that_were_left_behind_go_once_the_record_has_them() {
+    let store = memory();
+    let faults = FaultStore::new(store.clone(), 1);
+    let pending = async || {
+        let catalog = store.index.read_catalog().await.unwrap().value;
+        catalog.pending.iter().map(|root| root.checkpoint.as_bytes()[0]).collect::<Vec<_>>()
+    };
+    faults.script(Call::WriteCatalog, 1, Fault::Before(ErrorKind::Unavailable));
+    append(&faults.store(), 1).await.unwrap();
+    faults.script(Call::WriteImage, 0, Fault::Before(ErrorKind::Unavailable));
+    append(&faults.store(), 2).await.unwrap_err();
+    assert_eq!(pending().await, [1, 2]);
+    append(&store, 3).await.unwrap();
+    assert_eq!(pending().await, [2]);
+    append(&store, 2).await.unwrap();
+    assert!(pending().await.is_empty());
+}

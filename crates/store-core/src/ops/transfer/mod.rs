@@ -79,7 +79,8 @@ pub struct Transferred {
     pub chunks: u64,
     /// Index nodes that were sent.
     pub nodes: u64,
-    /// Chunks that the target had, though not the index leaves that name them.
+    /// Places of chunks that were not sent, though their index leaves were: the target had them, or got them for
+    /// another place.
     pub skipped: u64,
     /// Bytes of entries that were sent, as stored.
     pub bytes: u64,

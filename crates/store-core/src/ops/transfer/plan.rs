@@ -1,9 +1,13 @@
 //! What a transfer would send, without sending it.
 
+mod places;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+
+use places::Places;
 
 use super::{
     Side, TransferOptions, entries,
@@ -11,7 +15,7 @@ use super::{
     walk::{Pace, Step, There, Walk},
 };
 use crate::{
-    BLOCK_SIZE, CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, Result,
+    BLOCK_SIZE, CheckpointId, ChunkKind, Error, ErrorKind, ImageName, Result,
     format::{checkpoint::Checkpoint, image_record::HistoryEntry, node::level_for},
     ops::{ImageRef, Job},
     store::Placement,
@@ -58,7 +62,8 @@ impl Plan {
 }
 
 /// Finds out what [`transfer`](super::transfer) would send, reading records and index nodes only. Errors are the
-/// same. Memory is some 64 bytes for each entry that is missing.
+/// same. Memory is some 64 bytes for each entry that is missing, and the maps of the source's image, if only they
+/// tell where its chunks lie.
 pub async fn plan(
     from: Side<'_>,
     to: Side<'_>,
@@ -80,7 +85,8 @@ pub async fn plan(
             ranges: 0,
         };
         let there = Arc::new(There::new(&to.store.chunks));
-        let mut planner = Planner { from, to, there, plan };
+        let places = Places::new(from.store, &route.maps);
+        let mut planner = Planner { from, to, there, places, plan };
         for entry in &route.entries {
             planner.checkpoint(entry).await?;
         }
@@ -95,6 +101,7 @@ struct Planner<'a> {
     to: Side<'a>,
     /// What is planned stays "coming", so that nothing is counted twice.
     there: Arc<There>,
+    places: Places<'a>,
     plan: Plan,
 }
 
@@ -133,20 +140,18 @@ impl Planner<'_> {
         plan.bytes += step.nodes.iter().map(|(_, entry)| entry.bytes.len() as u64).sum::<u64>();
         plan.chunks += step.chunks.len() as u64;
         plan.disk += step.blocks * BLOCK_SIZE as u64;
-        let ids: Vec<ChunkId> = step.chunks.iter().map(|(_, id)| *id).collect();
-        if ids.is_empty() {
+        if step.chunks.is_empty() {
             return Ok(());
         }
-        let places = self.from.store.chunks.locate(ChunkKind::Data, &ids).await?;
-        let places: Vec<Placement> = places.into_iter().flatten().collect();
+        let places = self.places.find(&step.chunks).await?;
         let known: u64 = places.iter().map(|place| u64::from(place.stored_len)).sum();
         // Chunks without a place count as what the others are on average, or as their blocks.
         let bytes = match places.len() {
             0 => step.blocks * BLOCK_SIZE as u64,
-            some => known * ids.len() as u64 / some as u64,
+            some => known * step.chunks.len() as u64 / some as u64,
         };
         plan.bytes += bytes;
-        plan.ranges += if places.len() == ids.len() { ranges(places) } else { bytes.div_ceil(READ) };
+        plan.ranges += if places.len() == step.chunks.len() { ranges(places) } else { bytes.div_ceil(READ) };
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use gabion_store_core::{
     format::{
         image_record::{HistoryEntry, ImageRecord},
         layout,
+        tombstone::Tombstone,
     },
     types::{MapId, WriteId},
 };
@@ -97,4 +98,21 @@ async fn maps_are_kept_and_missing_ones_are_not_found() {
     f.store.put_map(id, Bytes::from_static(b"a map")).await.unwrap();
     assert_eq!(f.other().get_map(id).await.unwrap(), Bytes::from_static(b"a map"));
     assert_eq!(f.fs().read_dir(&f.store.dir().join("maps")).unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_tombstone_copied_out_of_a_bucket_is_no_image() {
+    let f = Fixture::new();
+    let (one, two) = (record("vm", 1), record("vm", 2));
+    let version = f.store.write_image(&one, None).await.unwrap();
+    let tombstone = Tombstone { name: one.name.clone(), write_id: WriteId::from_bytes([9; 16]) };
+    let path = f.store.dir().join(layout::image_key(&one.name));
+    replace(f.fs(), &path, &tombstone.encode()).unwrap();
+    assert_eq!(f.store.read_image(&one.name).await.unwrap(), None);
+    assert_eq!(f.store.list_images().await.unwrap().len(), 0);
+    assert_eq!(f.store.write_image(&two, Some(&version)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(f.store.remove_image(&one.name, &version).await.unwrap_err().kind(), ErrorKind::Conflict);
+    f.store.write_image(&two, None).await.unwrap();
+    assert_eq!(f.store.read_image(&one.name).await.unwrap().unwrap().value, two);
+    assert_eq!(f.store.write_image(&one, None).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
