@@ -32,7 +32,7 @@ use tokio::sync::OnceCell;
 #[cfg(feature = "nbd")]
 use crate::warm::Source;
 use crate::{
-    InStore, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
+    InStore, Located, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
     open::{blocking, make_folders, open_with},
     settings::REMOTE_COMPRESSION,
 };
@@ -102,10 +102,14 @@ pub struct OpenVolume {
     pub home: Opened,
     /// Record of the image that its base is of, as it was when the volume was opened, if its home is remote.
     pub origin: Option<ImageRecord>,
-    overlay: Arc<LocalOverlay>,
-    clock: Arc<dyn Clock>,
+    pub(crate) overlay: Arc<LocalOverlay>,
+    pub(crate) clock: Arc<dyn Clock>,
     ingest: IngestOptions,
     replication: OnceLock<Arc<Replicator>>,
+    /// Held by whoever stages checkpoints or sends them home.
+    pub(crate) staging: tokio::sync::Mutex<()>,
+    /// Told when something was staged.
+    pub(crate) staged: tokio::sync::Notify,
 }
 
 impl Host {
@@ -362,7 +366,13 @@ impl Host {
         let (volumes, wanted, note) = (self.volumes.clone(), name.clone(), note.map(str::to_owned));
         let overlay = Arc::new(blocking(move || volumes.open(&wanted, note.as_deref())).await?);
         let VolumeRecord { info, .. } = overlay.record();
-        let home = self.open_store(&info.home.parse()?).await?;
+        let home = self.open_store(&info.home.parse()?).await.map_err(|e| match e.kind() {
+            ErrorKind::Unavailable => e.context(format!(
+                "volume '{name}' can't be opened while its home {} is out of reach; nothing of it is lost: try again",
+                info.home
+            )),
+            _ => e,
+        })?;
         let label = format!("volume '{name}'");
         let mut origin = None;
         let base = match (info.base, &info.lazy_base) {
@@ -395,6 +405,8 @@ impl Host {
             clock,
             ingest,
             replication: OnceLock::new(),
+            staging: tokio::sync::Mutex::default(),
+            staged: tokio::sync::Notify::new(),
         })
     }
 
@@ -418,10 +430,10 @@ impl Host {
         image: &InStore<ImageRef>,
         disk: impl FnOnce(Base, CheckpointId, u64) -> Volume,
     ) -> Result<OpenImage> {
+        let Located { entry: HistoryEntry { checkpoint, .. }, nodes, staged } = self.locate(image).await?;
         let home = self.store_of(image.store.as_deref()).await?;
-        let HistoryEntry { checkpoint, .. } = resolve(&home.store, &image.name).await?;
-        let origin = home.origin(&[&image.name.name], checkpoint).await;
-        let (record, index) = open_checkpoint(&home.nodes, checkpoint).await?;
+        let origin = if staged { None } else { home.origin(&[&image.name.name], checkpoint).await };
+        let (record, index) = open_checkpoint(&nodes, checkpoint).await?;
         let base = Base::Index(home.base(index, maps_of(origin.as_ref())));
         let volume = disk(base, checkpoint, record.size);
         Ok(OpenImage { volume, checkpoint, home, origin, clock: Arc::clone(&self.clock) })
@@ -468,7 +480,8 @@ impl OpenVolume {
         info.base.is_none() && info.lazy_base.is_some()
     }
 
-    /// Appends the volume's state to an image of its home store: the one of its own name, or `image`.
+    /// Appends the volume's state to an image of its home store: the one of its own name, or `image`. If home is out
+    /// of reach the checkpoint is staged on this host, see [`send_staged`](Self::send_staged).
     pub async fn checkpoint(
         &self,
         image: Option<&ImageName>,
@@ -482,7 +495,27 @@ impl OpenVolume {
             // As the image's owner, or not at all if it has another one by now.
             options.append = replicator.append();
         }
-        self.volume.checkpoint(&self.home(), &options, job).await
+        let (home, _staging) = (self.home(), self.staging.lock().await);
+        let away = match self.send_staged_alone(job).await {
+            Ok(_) => None,
+            Err(e) if e.kind() == ErrorKind::Unavailable => Some(e),
+            Err(e) => {
+                tracing::warn!("volume '{}': its staged checkpoints stay so: {}", self.name, e.report());
+                None
+            }
+        };
+        let frozen = self.volume.freeze(&home, &options, job).await?;
+        let away = match away {
+            Some(error) => error,
+            None => match frozen.publish(&home, &options, job).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable => e,
+                done => return done,
+            },
+        };
+        tracing::warn!("volume '{}': its home store is out of reach: {}", self.name, away.report());
+        self.stage(&frozen, &options, job)
+            .await
+            .map_err(|e| away.context(format!("the checkpoint can't be staged either ({})", e.report())))
     }
 
     /// Brings the rest of a lazy base into the home store.
@@ -495,10 +528,21 @@ impl OpenVolume {
 
     /// Its replication to the image of its name, which does nothing before it is asked to. There is one: a second
     /// call gives the first one's.
-    pub fn replicate(&self, every: Duration) -> Arc<Replicator> {
+    pub fn replicate(self: &Arc<Self>, every: Duration) -> Arc<Replicator> {
         let new = || {
             let options = self.options(None, BTreeMap::new());
-            Arc::new(Replicator::new(self.volume.clone(), self.home(), options, every))
+            let this = Arc::downgrade(self);
+            let replicator = Replicator::new(self.volume.clone(), self.home(), options, every);
+            // What is staged is older than what is published next, and so comes first.
+            Arc::new(replicator.before(Box::new(move || {
+                let this = this.upgrade();
+                Box::pin(async move {
+                    match this {
+                        Some(this) => this.send_staged(&Job::default()).await.map(drop),
+                        None => Ok(()),
+                    }
+                })
+            })))
         };
         Arc::clone(self.replication.get_or_init(new))
     }

@@ -19,6 +19,7 @@ mod replicate;
 mod server;
 mod settings;
 mod size;
+mod staging;
 #[cfg(feature = "nbd")]
 mod warm;
 
@@ -40,5 +41,6 @@ pub use replicate::{FlushTo, ReplicateOptions, ReplicationReply};
 pub use server::{Export, Server, ServerBuilder, ServerHandle};
 pub use settings::{Origin, Setting, Settings, parse_compression};
 pub use size::{format_bytes, parse_size};
+pub use staging::{Located, StagedImage};
 #[cfg(feature = "nbd")]
 pub use warm::WarmUp;

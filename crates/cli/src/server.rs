@@ -64,6 +64,9 @@ impl Export {
 /// Time for a shutdown with volumes to replicate: a supervisor that waits two seconds sees its end.
 const FINISH: Duration = Duration::from_millis(1500);
 
+/// Pause before staged checkpoints are tried to be sent again.
+const SEND_AGAIN: Duration = Duration::from_secs(30);
+
 /// Serves exports over NBD.
 #[derive(Debug)]
 pub struct Server;
@@ -155,6 +158,9 @@ impl ServerBuilder {
         };
         let background = CancellationToken::new();
         replications.start(&background);
+        for volume in exports.iter().filter_map(|export| export.volume.clone()) {
+            tokio::spawn(send_staged(volume, background.clone()));
+        }
         for volume in
             exports.iter().filter_map(|export| export.volume.clone()).filter(|volume| volume.is_lazy())
         {
@@ -170,6 +176,23 @@ impl ServerBuilder {
             warm_ups,
         })
     }
+}
+
+/// Sends what is staged, at once and then every so often for as long as something is.
+async fn send_staged(volume: Arc<OpenVolume>, cancel: CancellationToken) {
+    let job = Job { progress: None, cancel: cancel.clone() };
+    let sending = async {
+        loop {
+            match volume.send_staged(&job).await {
+                Ok(_) => volume.staged_some().await,
+                Err(e) => {
+                    tracing::debug!("volume '{}': what is staged stays so: {}", volume.name, e.report());
+                    tokio::time::sleep(SEND_AGAIN).await;
+                }
+            }
+        }
+    };
+    cancel.run_until_cancelled(sending).await;
 }
 
 async fn ingest(volume: Arc<OpenVolume>, cancel: CancellationToken) {

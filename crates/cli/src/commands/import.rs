@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use gabion::{
-    Host, InStore,
+    Host, InStore, Located,
     core::{
         Error, ErrorKind, ImageName, Result,
         index::NodeCache,
-        ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint, resolve},
+        ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint},
         stores::Verify,
     },
     disk, format_bytes,
@@ -86,11 +86,13 @@ pub(super) async fn export(
     file: &Path,
     force: bool,
 ) -> Result<()> {
-    let opened = host.store_of(image.store.as_deref()).await?;
-    let entry = resolve(&opened.store, &image.name).await?;
-    // Each chunk is read once: verified, but past the cache.
-    let chunks = Arc::new(Verify::new(Arc::clone(&opened.direct.chunks)));
-    let nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
+    let Located { entry, mut nodes, staged } = host.locate(image).await?;
+    if !staged {
+        // Each chunk is read once: verified, but past the cache.
+        let opened = host.store_of(image.store.as_deref()).await?;
+        let chunks = Arc::new(Verify::new(Arc::clone(&opened.direct.chunks)));
+        nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
+    }
     let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");

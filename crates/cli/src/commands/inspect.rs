@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gabion::{
-    Host, InStore, Opened, ReplicationReply, StoreKind, control,
+    Host, InStore, Located, Opened, ReplicationReply, StoreKind, control,
     core::{
         BLOCK_SIZE, Error, ErrorKind, ImageName, Result,
         clock::Timestamp,
@@ -18,31 +18,28 @@ use super::{blocking, time};
 use crate::output::Output;
 
 pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
-    let opened = host.store().await?;
     let (mut images, mut text, mut unreadable) = (Vec::new(), String::new(), Vec::new());
-    for name in opened.store.index.list_images().await? {
-        let name = match name {
-            Ok(name) => name,
-            Err(error) => {
-                unreadable.push(error);
-                continue;
-            }
-        };
-        let Some(found) = opened.store.index.read_image(&name).await? else { continue };
-        let history = &found.value.history;
-        let Some(newest) = history.first() else { continue };
-        images.push(json!({
-            "name": name.as_str(), "checkpoint": newest.checkpoint.to_string(), "size": newest.size,
-            "created_ms": newest.created.0, "history": history.len(),
-        }));
-        text.push_str(&format!(
-            "image   {:<24} {:>10}  {}  {}  {} in history\n",
-            name.as_str(),
-            format_bytes(newest.size),
-            newest.checkpoint.short(),
-            time(newest.created),
-            history.len(),
-        ));
+    // A store out of reach hides neither volumes nor what is staged.
+    if let Err(error) = ls_images(host, &mut images, &mut text, &mut unreadable).await {
+        unreadable.push(error);
+    }
+    let mut staged = Vec::new();
+    for waiting in host.staged().await? {
+        for entry in &waiting.record.history {
+            staged.push(json!({
+                "name": waiting.record.name.as_str(), "checkpoint": entry.checkpoint.to_string(),
+                "size": entry.size, "created_ms": entry.created.0, "volume": waiting.volume.as_str(),
+                "home": waiting.home,
+            }));
+            text.push_str(&format!(
+                "staged  {:<24} {:>10}  {}  {}  for {}\n",
+                waiting.record.name.as_str(),
+                format_bytes(entry.size),
+                entry.checkpoint.short(),
+                time(entry.created),
+                waiting.home,
+            ));
+        }
     }
     let found = host.volumes().clone();
     let mut volumes = Vec::new();
@@ -69,12 +66,47 @@ pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
     if text.is_empty() && unreadable.is_empty() {
         text.push_str("no images and no volumes: make one with 'gabion import FILE' or 'gabion create'");
     }
-    output
-        .result(&json!({ "store": opened.url.to_string(), "images": images, "volumes": volumes }), &text)?;
+    let store = host.url_of(None)?.to_string();
+    let all = json!({ "store": store, "images": images, "staged": staged, "volumes": volumes });
+    output.result(&all, &text)?;
     // What can be shown is shown first.
     let Some(last) = unreadable.pop() else { return Ok(()) };
     unreadable.iter().for_each(|error| output.warn(&error.report()));
     Err(last)
+}
+
+async fn ls_images(
+    host: &Host,
+    images: &mut Vec<Value>,
+    text: &mut String,
+    unreadable: &mut Vec<Error>,
+) -> Result<()> {
+    let opened = host.store().await?;
+    for name in opened.store.index.list_images().await? {
+        let name = match name {
+            Ok(name) => name,
+            Err(error) => {
+                unreadable.push(error);
+                continue;
+            }
+        };
+        let Some(found) = opened.store.index.read_image(&name).await? else { continue };
+        let history = &found.value.history;
+        let Some(newest) = history.first() else { continue };
+        images.push(json!({
+            "name": name.as_str(), "checkpoint": newest.checkpoint.to_string(), "size": newest.size,
+            "created_ms": newest.created.0, "history": history.len(),
+        }));
+        text.push_str(&format!(
+            "image   {:<24} {:>10}  {}  {}  {} in history\n",
+            name.as_str(),
+            format_bytes(newest.size),
+            newest.checkpoint.short(),
+            time(newest.created),
+            history.len(),
+        ));
+    }
+    Ok(())
 }
 
 pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef>) -> Result<()> {
@@ -106,14 +138,13 @@ pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef
         }
     }
     let found: Result<_> = async {
-        let opened = host.store_of(wanted.store.as_deref()).await?;
-        let entry = resolve(&opened.store, name).await?;
-        let (checkpoint, _) = open_checkpoint(&opened.nodes, entry.checkpoint).await?;
-        Ok((entry, checkpoint))
+        let found = host.locate(wanted).await?;
+        let (checkpoint, _) = open_checkpoint(&found.nodes, found.entry.checkpoint).await?;
+        Ok((found, checkpoint))
     }
     .await;
     match found {
-        Ok((entry, checkpoint)) => {
+        Ok((Located { entry, staged, .. }, checkpoint)) => {
             let labels = checkpoint.labels.iter().map(|(key, value)| format!("  {key}={value}\n"));
             text.push_str(&format!(
                 "image {wanted}\n  checkpoint {}\n  size       {} ({} bytes)\n  root       {}\n  parent     {}\n  created    {}\n{}",
@@ -129,8 +160,11 @@ pub(super) async fn show(host: &Host, output: &Output, wanted: &InStore<ImageRef
                 "name": name.name.as_str(), "checkpoint": entry.checkpoint.to_string(), "size": checkpoint.size,
                 "root": checkpoint.root.map(|id| id.to_string()),
                 "parent": checkpoint.parent.map(|id| id.to_string()),
-                "created_ms": checkpoint.created.0, "labels": checkpoint.labels,
+                "created_ms": checkpoint.created.0, "labels": checkpoint.labels, "staged": staged,
             });
+            if staged {
+                text.push_str("  staged     on this host: its store does not have it yet\n");
+            }
         }
         Err(error) if error.kind() == ErrorKind::NotFound && !text.is_empty() => {}
         Err(error) => {

@@ -76,7 +76,21 @@ pub(super) async fn checkpoint(
         format_bytes(made.stored),
         made.held_ms,
     );
-    output.result(&json!(made), &text)
+    output.result(&json!(made), &text)?;
+    if !made.staged {
+        return Ok(());
+    }
+    // Done as far as it can be, and not what was asked for.
+    let home = host.volumes().look_up(name)?.info.home;
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        format!(
+            "{home} is out of reach: {}@{} is staged on this host, and sent there by the server of volume '{name}' or \
+             by its next checkpoint",
+            made.image,
+            &made.checkpoint[..8]
+        ),
+    ))
 }
 
 /// The name of an image to checkpoint to, if it is in the volume's home store.

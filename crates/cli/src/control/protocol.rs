@@ -47,6 +47,9 @@ pub struct CheckpointReply {
     pub new: u64,
     /// What was added to the store, in bytes.
     pub stored: u64,
+    /// Whether it waits on its host for the home store, which is out of reach.
+    #[serde(default)]
+    pub staged: bool,
 }
 
 impl CheckpointReply {
@@ -60,6 +63,7 @@ impl CheckpointReply {
             changed: made.stats.used,
             new: made.stats.new,
             stored: made.stats.stored,
+            staged: made.staged,
         }
     }
 }

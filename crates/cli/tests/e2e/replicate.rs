@@ -4,11 +4,13 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gabion_testcloud::{Fault, Rule};
 use serde_json::Value;
 
+use crate::support::cloud::Net;
 use crate::support::nbd::Client;
 use crate::support::oracle::{BLOCK, Content, Oracle, Prefix, stamp};
-use crate::support::{Home, Rng, Server};
+use crate::support::{Home, Rng, Server, tools};
 
 /// Longest wait for something that replication does by itself: a limit against hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A store that several homes use.
 struct Shared {
     url: String,
+    cloud: Option<Net>,
     _folder: tempfile::TempDir,
 }
 
@@ -23,26 +26,40 @@ impl Shared {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("gab").tempdir().expect("a temporary folder");
         let url = format!("file://{}/store", folder.path().display());
-        Home::new().run(["init", &url]);
-        Self { url, _folder: folder }
+        Self { url, cloud: None, _folder: folder }.init()
+    }
+
+    fn in_bucket() -> Self {
+        let (net, store) = (Net::new(), Self::new());
+        Self { url: net.url("prod"), cloud: Some(net), ..store }.init()
+    }
+
+    fn init(self) -> Self {
+        self.home().run(["init", &self.url]);
+        self
+    }
+
+    /// A host.
+    fn home(&self) -> Home {
+        self.cloud.as_ref().map_or_else(Home::new, Net::stranger).with("GABION_STORE", &self.url)
     }
 
     /// A host with a volume `vm` whose home this store is, from the image of that name if it is there.
     fn host(&self, size: Option<usize>) -> Home {
-        let home = Home::new();
+        let home = self.home();
         match size {
-            Some(size) => home.run(["--store", &self.url, "create", "vm", "--size", &size.to_string()]),
-            None => home.run(["--store", &self.url, "create", "vm", "--from", "vm"]),
+            Some(size) => home.run(["create", "vm", "--size", &size.to_string()]),
+            None => home.run(["create", "vm", "--from", "vm"]),
         };
         home
     }
 
     fn export(&self, image: &str) -> Vec<u8> {
-        Home::new().run(["--store", &self.url, "export", image, "-"])
+        self.home().run(["export", image, "-"])
     }
 
     fn history(&self, image: &str) -> usize {
-        let log = Home::new().json(["--store", &self.url, "log", image]);
+        let log = self.home().json(["log", image]);
         log["history"].as_array().expect("a list").len()
     }
 }
@@ -141,14 +158,22 @@ fn two_servers_fight_over_a_name() {
     assert!(said.contains("taken over"), "{said}");
 }
 
-/// Host A dies in the middle of everything; host B goes on from what A had published.
 #[test]
 fn what_was_flushed_remotely_survives_the_host() {
+    survives(&Shared::new());
+}
+
+#[test]
+fn what_was_flushed_to_a_bucket_survives_the_host() {
+    survives(&Shared::in_bucket());
+}
+
+/// Host A dies in the middle of everything; host B goes on from what A had published.
+fn survives(store: &Shared) {
     const BLOCKS: usize = 1024;
     let lock = |oracle: &Mutex<Oracle>, then: &mut dyn FnMut(&mut Oracle)| {
         then(&mut oracle.lock().unwrap_or_else(PoisonError::into_inner));
     };
-    let store = Shared::new();
     let oracle = Mutex::new(Oracle::new(BLOCKS));
     let mut home = store.host(Some(BLOCKS * BLOCK));
     for round in 0..3_u64 {
@@ -192,7 +217,7 @@ fn what_was_flushed_remotely_survives_the_host() {
         lock(&oracle, &mut |oracle| {
             oracle.judge(&disk).unwrap_or_else(|why| panic!("round {round}: {why}"));
         });
-        Home::new().run(["--store", &store.url, "check", "--content"]);
+        store.home().run(["check", "--content"]);
         // The next host starts from the image, and takes it over.
         home = store.host(None);
     }
@@ -270,4 +295,104 @@ fn what_can_not_be_replicated_is_refused() {
         let said = home.refuses(2, arguments);
         assert!(said.contains(why), "{arguments:?}: {said}");
     }
+}
+
+/// What a bucket that is gone takes away, and what it does not.
+#[test]
+fn a_bucket_that_is_gone_takes_only_what_is_there() {
+    let store = Shared::in_bucket();
+    let net = store.cloud.as_ref().expect("it is in a bucket");
+    let home = store.home();
+    let disk: Vec<u8> = (0..64).flat_map(|block| stamp(block, 1)).collect();
+    home.file("disk", &disk.repeat(64));
+    home.run(["import", "./disk", "base", "--chunker", "fixed:64K"]);
+    home.run(["create", "vm", "--from", "base"]);
+    let server = home.serve(["vm", "--flush", "remote", "--every", "1h"]);
+    until(&home, "current");
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    let mut block = vec![0; BLOCK];
+    client.read(0, &mut block).expect("a read");
+    net.cloud.unplug();
+
+    client.read(0, &mut block).expect("what was read is in the cache");
+    assert!(block == stamp(0, 1));
+    client.write(0, &stamp(0, 2)).expect("a write needs no home");
+    client.write(512, &[9; 512]).expect("nor does part of a block that is here");
+    let refused = client.flush().expect_err("a remote flush without a remote");
+    assert!(refused.to_string().ends_with("errno 5"), "{refused}");
+    assert_eq!(replication_of_failing(&home)["state"], "failing");
+
+    // A checkpoint by hand is kept on this host, by name.
+    let staged = tools::output(&mut home.gabion(["checkpoint", "vm", "by-hand", "--json"]));
+    assert_eq!(staged.status.code(), Some(9), "{staged:?}");
+    let made: Value = serde_json::from_slice(&staged.stdout).expect("an object");
+    assert_eq!(made["staged"], true);
+    assert!(String::from_utf8_lossy(&staged.stderr).contains("is staged on this host"));
+    let listed = tools::output(&mut home.gabion(["ls", "--json"]));
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("what can be shown is shown");
+    assert_eq!(
+        (&listed["staged"][0]["name"], &listed["staged"][0]["checkpoint"]),
+        (&made["image"], &made["checkpoint"])
+    );
+    client.write(BLOCK as u64, &stamp(1, 3)).expect("a write");
+
+    net.cloud.plug();
+    client.flush().expect("what is owed is published");
+    home.run(["checkpoint", "vm"]);
+    let sent = home.json(["show", "by-hand"]);
+    assert_eq!(
+        (&sent["image"]["checkpoint"], &sent["image"]["staged"]),
+        (&made["checkpoint"], &false.into())
+    );
+    assert_eq!(home.json(["ls"])["staged"].as_array().map(Vec::len), Some(0));
+    let (then, now) = (store.export("by-hand"), store.export("vm"));
+    assert!(then[1024..BLOCK] == stamp(0, 2)[1024..] && then[512..1024] == [9; 512]);
+    assert!(then[BLOCK..] == disk.repeat(64)[BLOCK..] && now[BLOCK..2 * BLOCK] == stamp(1, 3));
+    store.home().run(["check", "--content"]);
+    server.terminate();
+}
+
+/// As [`replication`], where the rest of what is shown can't be had.
+fn replication_of_failing(home: &Home) -> Value {
+    let shown = tools::output(&mut home.gabion(["show", "vm", "--json"]));
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("what can be shown is shown");
+    shown["volume"]["replication"].clone()
+}
+
+/// A bucket that does not answer: nobody waits for it who is asked to stop. Its time-out is far longer than the
+/// test's patience.
+#[test]
+fn a_stop_does_not_wait_for_a_bucket_that_hangs() {
+    let store = Shared::in_bucket();
+    let net = store.cloud.as_ref().expect("it is in a bucket");
+    let home = store.home().with("GABION_TIMEOUT", "1h");
+    home.file("disk", &stamp(7, 1).repeat(256));
+    home.run(["import", "./disk", "base"]);
+    home.run(["create", "vm", "--from", "base"]);
+    let server = home.serve(["vm", "--flush", "remote", "--every", "1h"]);
+    until(&home, "current");
+    net.cloud.add_fault(Rule::new(Fault::Stall));
+    let clients: Vec<_> = (0..3_usize)
+        .map(|number| {
+            let mut client = Client::connect(server.uri()).expect("a connection");
+            thread::spawn(move || {
+                // Each ends with its connection.
+                let _refused = match number {
+                    0 => client.read(0, &mut [0; BLOCK]),
+                    1 => client.write(100 * BLOCK as u64 + 1, &[1]),
+                    _ => client.write(0, &stamp(0, 2)).and_then(|()| client.flush()),
+                };
+            })
+        })
+        .collect();
+    net.wait_for_stalled();
+    let said = server.terminate();
+    assert!(said.contains("on this host only"), "{said}");
+    clients.into_iter().for_each(|client| client.join().expect("a client"));
+    net.cloud.clear_faults();
+    let server = home.serve(["vm"]);
+    let mut block = vec![0; BLOCK];
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    client.read(0, &mut block).expect("a read");
+    assert!(block == stamp(0, 2) || block == stamp(7, 1), "a block is old or new");
 }

@@ -16,7 +16,7 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct NodeCache {
     store: Arc<dyn ChunkStore>,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Arc<[Mutex<Shard>; SHARDS]>,
     shard_budget: usize,
 }
 
@@ -30,7 +30,14 @@ impl NodeCache {
     /// Nodes of `store`, keeping about `budget` bytes of them.
     pub fn new(store: Arc<dyn ChunkStore>, budget: usize) -> Self {
         let shard = || Mutex::new(Shard { nodes: LruCache::unbounded(), weight: 0 });
-        Self { store, shards: std::array::from_fn(|_| shard()), shard_budget: budget / SHARDS }
+        Self { store, shards: Arc::new(std::array::from_fn(|_| shard())), shard_budget: budget / SHARDS }
+    }
+
+    /// Nodes of another store through the same memory: a node is the same wherever it comes from. Whoever reads
+    /// through it finds what either has loaded.
+    #[must_use]
+    pub fn over(&self, store: Arc<dyn ChunkStore>) -> Self {
+        Self { store, shards: Arc::clone(&self.shards), shard_budget: self.shard_budget }
     }
 
     /// The store the nodes come from.

@@ -20,8 +20,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,6 @@ const MAX_DOUBLINGS: u32 = 3;
 ///
 /// **Cancel safety**: every future may be dropped: the image is as before or as after the publish under way, and
 /// the volume goes on as it was.
-#[derive(Debug)]
 pub struct Replicator {
     volume: Volume,
     home: Home,
@@ -56,7 +56,11 @@ pub struct Replicator {
     /// Held by the round that has begun.
     running: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    before: Option<Before>,
 }
+
+/// What has to happen in the home store before anything is published there.
+pub type Before = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// A round, and how it ended.
 type Round = OnceCell<Result<()>>;
@@ -88,7 +92,15 @@ impl Replicator {
             next: Mutex::default(),
             running: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            before: None,
         }
+    }
+
+    /// Has rounds that publish do this first, once the image is claimed; if it fails, so does the round.
+    #[must_use]
+    pub fn before(mut self, before: Before) -> Self {
+        self.before = Some(before);
+        self
     }
 
     /// Begins a round at once and then every so often, less often while rounds fail; returns when it is cancelled
@@ -151,6 +163,9 @@ impl Replicator {
         };
         if self.is_current() {
             return Ok(());
+        }
+        if let Some(before) = &self.before {
+            before().await?;
         }
         let must_look = self.volume.unfinished() > 0 || !self.volume.changed();
         if let (true, Append::Owner(epoch)) = (must_look, append) {
@@ -268,5 +283,15 @@ impl Replicator {
                 state.last_error = Some(error.clone());
             }
         }
+    }
+}
+
+impl fmt::Debug for Replicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicator")
+            .field("volume", &self.volume)
+            .field("image", &self.options.image)
+            .field("state", &*self.state.lock())
+            .finish_non_exhaustive()
     }
 }

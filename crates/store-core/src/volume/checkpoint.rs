@@ -9,7 +9,7 @@
 //! If step 3 or 4 fails, the frozen layers stay where they are, the volume goes on, and the next checkpoint
 //! takes them all together.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use super::{
     Alone, Base, IndexBase, Shared, View, Volume,
@@ -17,7 +17,7 @@ use super::{
     unbroken,
 };
 use crate::{
-    CheckpointId, Error, ImageName, Result, Store,
+    BLOCK_SIZE, CheckpointId, Error, ImageName, Result, Store,
     clock::Clock,
     format::{checkpoint::Checkpoint, image_record::HistoryEntry},
     index::{Index, NodeCache},
@@ -78,6 +78,53 @@ pub struct Checkpointed {
     pub held: Duration,
     /// What was stored.
     pub stats: IngestStats,
+    /// Whether it is staged: it waits beside its home store, which is out of reach.
+    pub staged: bool,
+}
+
+/// A volume whose layers are frozen for a checkpoint: one point in time, until it is dropped. Nobody else can change
+/// the volume's layers, base or size meanwhile; writes and flushes go on.
+#[must_use = "frozen layers wait for a checkpoint"]
+pub struct Frozen {
+    shared: Arc<Shared>,
+    alone: Alone,
+    held: Duration,
+}
+
+impl Frozen {
+    /// Stores and publishes the frozen layers, and makes the checkpoint the volume's base in their place.
+    ///
+    /// **Cancel safety**, and after an error: the volume goes on as it was; the layers are taken by the next
+    /// checkpoint, or may be [staged](Self::stage).
+    pub async fn publish(&self, home: &Home, options: &CheckpointOptions, job: &Job) -> Result<Checkpointed> {
+        let made = self.shared.store_frozen(&self.alone, home, options, job).await?;
+        Ok(Checkpointed { held: self.held, ..made })
+    }
+
+    /// Stores the frozen layers in a store beside the home store, which is out of reach, and names the checkpoint
+    /// there. The volume stays as it is, with its layers: the checkpoint is a disk that can be read and sent home.
+    ///
+    /// `staging` writes to the store beside, which gets what is new against the volume's base and nothing else, and
+    /// reads from it and from what caches have of the home store; its nodes are those of home
+    /// [over](NodeCache::over) that. `Unavailable` if that is not enough to write
+    /// the index. **Cancel safety**: the volume goes on as it was.
+    pub async fn stage(
+        &self,
+        staging: &Home,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<Checkpointed> {
+        let frozen = self.shared.frozen(staging)?;
+        let options = CheckpointOptions { append: Append::Any, ..options.clone() };
+        let (made, _) = frozen.publish(staging, &options, None, job).await?;
+        Ok(Checkpointed { held: self.held, staged: true, ..made })
+    }
+}
+
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frozen").field("volume", &self.shared.label).finish_non_exhaustive()
+    }
 }
 
 impl Volume {
@@ -91,6 +138,13 @@ impl Volume {
         options: &CheckpointOptions,
         job: &Job,
     ) -> Result<Checkpointed> {
+        self.freeze(home, options, job).await?.publish(home, options, job).await
+    }
+
+    /// The first half of a checkpoint: from here on the layers hold every write answered before this call, and none
+    /// of a later moment. Needs the home store only to finish a lazy base, and to store what is frozen already
+    /// if no further layer can be.
+    pub async fn freeze(&self, home: &Home, options: &CheckpointOptions, job: &Job) -> Result<Frozen> {
         let shared = &self.shared;
         let overlay = Arc::clone(shared.overlay()?);
         let alone = shared.alone().await;
@@ -102,9 +156,7 @@ impl Volume {
         let freezing = Arc::clone(shared);
         let freeze = async move { overlay.push_layer().await.map(|layer| freezing.switch_to(layer)) };
         let held = unbroken(&alone, freeze).await?;
-        let mut made = shared.store_frozen(&alone, home, options, job).await?;
-        made.held = held;
-        Ok(made)
+        Ok(Frozen { shared: Arc::clone(shared), alone, held })
     }
 
     /// Finishes the ingest of a lazy base: afterwards the volume stands on a checkpoint of its home store.
@@ -115,37 +167,29 @@ impl Volume {
     }
 }
 
-impl Shared {
-    /// Stores and publishes all layers but the topmost, and drops them.
-    async fn store_frozen(
-        self: &Arc<Self>,
-        alone: &Alone,
-        home: &Home,
+/// Layers that no longer change, over a base that is read through the store that is written.
+struct FrozenView {
+    view: View,
+    base: Index,
+}
+
+impl FrozenView {
+    /// Stores what the layers hold and names the result.
+    async fn publish(
+        self,
+        to: &Home,
         options: &CheckpointOptions,
+        pin: Option<NewBase>,
         job: &Job,
-    ) -> Result<Checkpointed> {
-        let view = self.view();
-        let frozen = View {
-            layers: view.layers[1..].to_vec(),
-            base: Arc::clone(&view.base),
-            checkpoint: view.checkpoint,
-            size: view.size,
-        };
-        let count = frozen.layers.len();
-        let old = match &*frozen.base {
-            Base::Index(base) => base.index().clone(),
-            Base::Empty => Index::new(Arc::clone(&home.nodes), None, 0),
-            Base::Source(_) => {
-                return Err(Error::invalid(format!("{}: its base is not ingested yet", self.label)));
-            }
-        };
-        let rewrite = fragmented(&frozen).await?;
-        let mut checkpoint = Checkpoint::new(frozen.size, None, home.clock.now())?;
-        checkpoint.parent = frozen.checkpoint;
+    ) -> Result<(Checkpointed, IndexBase)> {
+        let Self { view, base } = self;
+        let rewrite = fragmented(&view).await?;
+        let mut checkpoint = Checkpoint::new(view.size, None, to.clock.now())?;
+        checkpoint.parent = view.checkpoint;
         checkpoint.labels.clone_from(&options.labels);
-        let ingested = ingest(old, FrozenSource::new(Arc::new(frozen), rewrite), options.ingest, job).await?;
+        let ingested = ingest(base, FrozenSource::new(Arc::new(view), rewrite), options.ingest, job).await?;
         checkpoint.root = ingested.index.root();
-        let id = store_checkpoint(&home.store, &checkpoint).await?;
+        let id = store_checkpoint(&to.store, &checkpoint).await?;
         let entry = HistoryEntry { checkpoint: id, size: checkpoint.size, created: checkpoint.created };
         let (create, epoch) = match options.append {
             Append::Any => (false, None),
@@ -157,18 +201,58 @@ impl Shared {
             chunks: &ingested.written.chunks,
             create,
             epoch,
-            pin: Some(NewBase { volume: options.owner, base: checkpoint.parent }),
+            pin,
             ..Publish::append(&options.image, entry)
         };
-        let published = publish(&home.store, &*home.clock, what).await?;
+        let published = publish(&to.store, &*to.clock, what).await?;
         let base = IndexBase::new(ingested.index).with_maps(&published.record.maps);
-        self.stand_on(alone, (id, base), count).await?;
-        Ok(Checkpointed {
-            checkpoint: id,
-            size: checkpoint.size,
-            held: Duration::ZERO,
-            stats: ingested.stats,
-        })
+        let (size, held, stats) = (checkpoint.size, Duration::ZERO, ingested.stats);
+        Ok((Checkpointed { checkpoint: id, size, held, stats, staged: false }, base))
+    }
+}
+
+impl Shared {
+    /// All layers but the topmost, with the base's index in the store that is written.
+    fn frozen(&self, to: &Home) -> Result<FrozenView> {
+        let view = self.view();
+        let base = match &*view.base {
+            Base::Index(base) => {
+                let index = base.index();
+                Index::new(Arc::clone(&to.nodes), index.root(), index.blocks() * BLOCK_SIZE as u64)
+            }
+            Base::Empty => Index::new(Arc::clone(&to.nodes), None, 0),
+            Base::Source(_) => {
+                return Err(Error::invalid(format!("{}: its base is not ingested yet", self.label)));
+            }
+        };
+        let view = View {
+            layers: view.layers[1..].to_vec(),
+            base: match &*view.base {
+                Base::Index(old) if !Arc::ptr_eq(old.index().nodes(), &to.nodes) => {
+                    Arc::new(Base::Index(IndexBase::new(base.clone())))
+                }
+                _ => Arc::clone(&view.base),
+            },
+            checkpoint: view.checkpoint,
+            size: view.size,
+        };
+        Ok(FrozenView { view, base })
+    }
+
+    /// Stores and publishes all layers but the topmost, and drops them.
+    async fn store_frozen(
+        self: &Arc<Self>,
+        alone: &Alone,
+        home: &Home,
+        options: &CheckpointOptions,
+        job: &Job,
+    ) -> Result<Checkpointed> {
+        let frozen = self.frozen(home)?;
+        let count = frozen.view.layers.len();
+        let pin = NewBase { volume: options.owner, base: frozen.view.checkpoint };
+        let (made, base) = frozen.publish(home, options, Some(pin), job).await?;
+        self.stand_on(alone, (made.checkpoint, base), count).await?;
+        Ok(made)
     }
 
     /// Makes a stored checkpoint, which is pinned, the volume's base in place of the `count` oldest layers.

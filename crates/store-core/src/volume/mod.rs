@@ -28,7 +28,7 @@ use std::{fmt, sync::Arc};
 use parking_lot::RwLock;
 
 pub use base::{Base, BaseSource};
-pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Home};
+pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Frozen, Home};
 pub use index_base::IndexBase;
 pub use trace::Touches;
 pub use watch::Readahead;

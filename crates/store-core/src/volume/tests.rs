@@ -1,5 +1,6 @@
 mod far;
 mod races;
+mod staged;
 
 use std::sync::Arc;
 

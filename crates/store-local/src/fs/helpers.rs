@@ -137,3 +137,21 @@ fn temporary_name(path: &Path) -> PathBuf {
     name.push(".tmp");
     PathBuf::from(name)
 }
+
+/// Removes a file, or a folder with all in it. What is not there is removed already. Not durable.
+pub fn remove_tree(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    let gone = |done: io::Result<()>| match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    };
+    match fs.stat(path) {
+        Ok(stat) if stat.is_dir => {
+            for name in fs.read_dir(path)? {
+                remove_tree(fs, &path.join(name))?;
+            }
+            gone(fs.remove_dir(path))
+        }
+        Ok(_) => gone(fs.remove_file(path)),
+        Err(e) => gone(Err(e)),
+    }
+}

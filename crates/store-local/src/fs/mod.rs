@@ -17,7 +17,7 @@ mod std_fs;
 #[cfg(test)]
 mod tests;
 
-pub use helpers::{FsFileExt, exists, read_whole, replace};
+pub use helpers::{FsFileExt, exists, read_whole, remove_tree, replace};
 #[cfg(any(test, feature = "testing"))]
 pub use mem_fs::MemFs;
 pub use std_fs::StdFs;

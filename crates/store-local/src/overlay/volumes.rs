@@ -16,7 +16,7 @@ use super::{
     record::{VolumeInfo, VolumeRecord},
     take_lock,
 };
-use crate::fs::{Fs, exists};
+use crate::fs::{Fs, exists, remove_tree};
 
 /// The volumes of a host. A volume's folder is named by a hash of its name, since names nest and file
 /// systems fold case; the name stands in the record and is checked.
@@ -134,7 +134,7 @@ impl Volumes {
         for file in self.fs.read_dir(&folder).map_err(|e| io_error("listing", &folder, e))? {
             if file != Path::new(LOCK) {
                 let path = folder.join(file);
-                self.fs.remove_file(&path).map_err(|e| io_error("removing", &path, e))?;
+                remove_tree(&*self.fs, &path).map_err(|e| io_error("removing", &path, e))?;
             }
         }
         Ok(())

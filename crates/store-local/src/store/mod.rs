@@ -13,6 +13,7 @@
 //! Invariant: nothing durable refers to bytes that are not.
 
 mod damaged;
+mod destroy;
 mod folder;
 mod inspect;
 mod locators;

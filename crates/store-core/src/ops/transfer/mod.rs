@@ -56,13 +56,15 @@ pub struct TransferOptions {
     pub history: bool,
     /// Append to an image whose newest checkpoint is not known to the source.
     pub force: bool,
+    /// Publish as the owner of the target's image, under this writer epoch; `Conflict` if it has another by now.
+    pub epoch: Option<u64>,
     /// Batches of chunks, of some 4 MiB each, that are fetched at once; at least 1.
     pub width: usize,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { history: false, force: false, width: 6 }
+        Self { history: false, force: false, epoch: None, width: 6 }
     }
 }
 
@@ -114,7 +116,7 @@ pub async fn transfer(
         for entry in &entries {
             let whole_map = !exists && newest.is_none();
             let sender = Sender { from, to, maps: &maps, width: options.width.max(1), whole_map, clock, job };
-            let image = Target { name: to_image, newest, force: options.force };
+            let image = Target { name: to_image, newest, force: options.force, epoch: options.epoch };
             match image.take(&sender, entry, &mut sent).await {
                 Ok(()) => published += 1,
                 Err(e) if is_overtaken(&e) && attempt < ATTEMPTS => {
@@ -147,6 +149,7 @@ struct Target<'a> {
     /// Its newest checkpoint, as the route found it.
     newest: Option<CheckpointId>,
     force: bool,
+    epoch: Option<u64>,
 }
 
 impl Target<'_> {
@@ -159,6 +162,7 @@ impl Target<'_> {
             chunks: &rows.chunks,
             create: self.newest.is_none() && !self.force,
             after: self.newest.filter(|_| !self.force),
+            epoch: self.epoch,
             ..Publish::append(self.name, *entry)
         };
         publish(sender.to.store, sender.clock, what).await.map(drop)

@@ -1,8 +1,11 @@
 //! Chunks and nodes on their way: several batches are fetched and verified at once, and put in order.
 
-use std::{mem, pin::pin, sync::Arc};
+use std::{mem, sync::Arc};
 
-use futures::{StreamExt, stream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -101,12 +104,7 @@ impl Sender<'_> {
             steps: sender,
         };
         let walking = AbortOnDropHandle::new(tokio::spawn(walk.run(root, level)));
-        let steps = stream::unfold(steps, |mut steps| async { steps.recv().await.map(|step| (step, steps)) });
-        let fetched = steps.map(|step| {
-            let fetch = fetch(Arc::clone(from), Arc::clone(self.maps), step);
-            AbortOnDropHandle::new(tokio::spawn(fetch))
-        });
-        let mut fetched = pin!(fetched.buffered(self.width));
+        let mut fetched = fetch_ahead(Arc::clone(from), Arc::clone(self.maps), steps, self.width);
 
         let (mut rows, mut held, mut held_bytes) = (Rows::default(), Vec::new(), 0);
         let before = sent.done;
@@ -168,6 +166,22 @@ impl Sender<'_> {
         there.arrived(ids.into_iter());
         Ok(())
     }
+}
+
+/// Fetches what steps need, some at once and in order. Boxed, since the compiler does not see through it that a
+/// transfer may go from thread to thread.
+fn fetch_ahead(
+    from: Arc<dyn ChunkStore>,
+    maps: Maps,
+    steps: mpsc::Receiver<Step>,
+    width: usize,
+) -> BoxStream<'static, Result<Result<Fetched>, tokio::task::JoinError>> {
+    let steps = stream::unfold(steps, |mut steps| async { steps.recv().await.map(|step| (step, steps)) });
+    let fetched = steps.map(move |step| {
+        let fetch = fetch(Arc::clone(&from), Arc::clone(&maps), step);
+        AbortOnDropHandle::new(tokio::spawn(fetch))
+    });
+    fetched.buffered(width).boxed()
 }
 
 /// Fetches and verifies the chunks of a step.
