@@ -9,6 +9,7 @@ use gabion::{
         index::NodeCache,
         ops::{self, DiskSink, Exported, ImageRef, ImportOptions, Job, open_checkpoint},
         stores::Verify,
+        volume::IndexBase,
     },
     disk, format_bytes,
     local::disk_file::{FileSink, StreamSink},
@@ -94,17 +95,20 @@ pub(super) async fn export(
         nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
     }
     let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
+    let record = opened.store.index.recall_image(&image.name.name).await?;
+    let maps = record.map_or_else(Vec::new, |found| found.value.maps);
+    let base = IndexBase::new(index).with_maps(&maps);
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");
     let done = if to_stdout {
         let sink = StreamSink::new(std::io::stdout(), "standard output");
-        let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
+        let (sink, done) = run(&base, checkpoint.size, sink, &job, image).await?;
         blocking(move || sink.finish()).await?;
         done
     } else {
         let (path, size) = (file.to_owned(), checkpoint.size);
         let sink = blocking(move || FileSink::create(&path, size, force)).await?;
-        let (sink, done) = run(&index, checkpoint.size, sink, &job, image).await?;
+        let (sink, done) = run(&base, checkpoint.size, sink, &job, image).await?;
         blocking(move || sink.finish()).await?;
         done
     };
@@ -123,11 +127,11 @@ pub(super) async fn export(
 }
 
 async fn run<S: DiskSink>(
-    index: &gabion::core::index::Index,
+    base: &IndexBase,
     size: u64,
     sink: S,
     job: &Job,
     image: &InStore<ImageRef>,
 ) -> Result<(S, Exported)> {
-    ops::export(index, size, sink, job).await.map_err(|e| e.context(format!("exporting image '{image}'")))
+    ops::export(base, size, sink, job).await.map_err(|e| e.context(format!("exporting image '{image}'")))
 }

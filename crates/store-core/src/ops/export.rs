@@ -1,5 +1,7 @@
 //! A disk out of a store, byte for byte.
 
+use std::pin::pin;
+
 use futures::{StreamExt, stream};
 
 use super::{Job, Progress};
@@ -7,8 +9,10 @@ use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, index::Index, volu
 
 /// Bytes of disk read at a time.
 const PIECE: u64 = 2 * 1024 * 1024;
-/// Pieces read at once.
-const WIDTH: usize = 4;
+/// Pieces read at once: what fills a link of 200 MB/s and 20 ms.
+const WIDTH: usize = 8;
+/// Blocks whose index is loaded together: 256 MiB of disk.
+const INDEX_BLOCKS: u64 = 65_536;
 
 /// Where an exported disk goes, from its start to its end. Methods may block.
 pub trait DiskSink: Send + 'static {
@@ -27,48 +31,45 @@ pub struct Exported {
     pub data: u64,
 }
 
-/// Writes the disk of `index`, of `size` bytes, to a sink, and gives the sink back.
+/// Writes a disk, of `size` bytes, to a sink, and gives the sink back. A store that is far away finds its chunks
+/// by the maps that the disk has.
 ///
 /// **Errors**: a chunk that can't be had ends the export; no zeros stand in for it.
-pub async fn export<S: DiskSink>(index: &Index, size: u64, mut sink: S, job: &Job) -> Result<(S, Exported)> {
-    let base = IndexBase::new(index.clone());
-    let mut runs = Runs { index: index.clone(), size, at: 0 };
-    let mut pieces = Vec::new();
-    let mut done = Exported::default();
-    loop {
+pub async fn export<S: DiskSink>(
+    disk: &IndexBase,
+    size: u64,
+    mut sink: S,
+    job: &Job,
+) -> Result<(S, Exported)> {
+    let runs = Runs { index: disk.index().clone(), size, at: 0, loaded: 0 };
+    let runs = stream::try_unfold(runs, |mut runs| async {
+        let next = runs.next().await?;
+        Ok::<_, Error>(next.map(|run| (run, runs)))
+    });
+    let read = runs.map(|run| {
+        let disk = disk.clone();
+        async move { tokio::spawn(read_run(disk, run?)).await.map_err(died)? }
+    });
+    let (mut read, mut done) = (pin!(read.buffered(WIDTH)), Exported::default());
+    while let Some(piece) = read.next().await {
         job.check()?;
-        pieces.clear();
-        while pieces.len() < 4 * WIDTH {
-            let Some(run) = runs.next().await? else { break };
-            pieces.push(run);
+        let piece = piece?;
+        done.size += piece.len();
+        if let Piece::Data(bytes) = &piece {
+            done.data += bytes.len() as u64;
         }
-        if pieces.is_empty() {
-            break;
-        }
-        let mut read = stream::iter(pieces.drain(..))
-            .map(|run| {
-                let base = base.clone();
-                async move { tokio::spawn(read_run(base, run)).await.map_err(died)? }
-            })
-            .buffered(WIDTH);
-        while let Some(piece) = read.next().await {
-            let piece = piece?;
-            done.size += piece.len();
-            if let Piece::Data(bytes) = &piece {
-                done.data += bytes.len() as u64;
+        sink = tokio::task::spawn_blocking(move || {
+            match piece {
+                Piece::Data(bytes) => sink.data(&bytes)?,
+                Piece::Zeros(length) => sink.zeros(length)?,
             }
-            sink = tokio::task::spawn_blocking(move || {
-                match piece {
-                    Piece::Data(bytes) => sink.data(&bytes)?,
-                    Piece::Zeros(length) => sink.zeros(length)?,
-                }
-                Ok::<_, Error>(sink)
-            })
-            .await
-            .map_err(died)??;
-            job.report(Progress { done: done.size, total: Some(size), stored: done.data });
-        }
+            Ok::<_, Error>(sink)
+        })
+        .await
+        .map_err(died)??;
+        job.report(Progress { done: done.size, total: Some(size), stored: done.data });
     }
+    job.check()?;
     Ok((sink, done))
 }
 
@@ -111,6 +112,8 @@ struct Runs {
     index: Index,
     size: u64,
     at: u64,
+    /// Block up to which the index was loaded.
+    loaded: u64,
 }
 
 impl Runs {
@@ -118,6 +121,10 @@ impl Runs {
         let (start, mut zero) = (self.at, None);
         while self.at < self.size {
             let range = BlockRange::covering(self.at, self.size - self.at);
+            if range.start >= self.loaded {
+                self.loaded = range.start + INDEX_BLOCKS;
+                self.index.load(&[BlockRange::new(range.start, self.loaded)]).await?;
+            }
             let found = self.index.find(range).await?;
             let is_zero = found.target.is_none();
             if *zero.get_or_insert(is_zero) != is_zero {

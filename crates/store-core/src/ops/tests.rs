@@ -13,6 +13,7 @@ use crate::{
     index::NodeCache,
     stores::MemoryStore,
     testing::FixedClock,
+    volume::IndexBase,
 };
 
 /// A disk in memory; runs of zeros of at least `hole` bytes are told as holes.
@@ -90,7 +91,8 @@ async fn exported(store: &Store, image: &str) -> Vec<u8> {
     let entry = resolve(store, &image.parse().unwrap()).await.unwrap();
     let (checkpoint, index) = open_checkpoint(&nodes(store), entry.checkpoint).await.unwrap();
     assert_eq!(checkpoint.size, entry.size);
-    let (sink, done) = export(&index, checkpoint.size, Collect::default(), &Job::default()).await.unwrap();
+    let (sink, done) =
+        export(&IndexBase::new(index), checkpoint.size, Collect::default(), &Job::default()).await.unwrap();
     assert_eq!((done.size, done.data), (checkpoint.size, checkpoint.size - sink.1));
     sink.0
 }
