@@ -88,15 +88,18 @@ pub(super) async fn export(
     force: bool,
 ) -> Result<()> {
     let Located { entry, mut nodes, staged } = host.locate(image).await?;
+    // Hints, which spare a remote store requests.
+    let mut maps = Vec::new();
     if !staged {
         // Each chunk is read once: verified, but past the cache.
         let opened = host.store_of(image.store.as_deref()).await?;
         let chunks = Arc::new(Verify::new(Arc::clone(&opened.direct.chunks)));
         nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
+        if let Ok(Some(found)) = opened.store.index.recall_image(&image.name.name).await {
+            maps = found.value.maps;
+        }
     }
     let (checkpoint, index) = open_checkpoint(&nodes, entry.checkpoint).await?;
-    let record = opened.store.index.recall_image(&image.name.name).await?;
-    let maps = record.map_or_else(Vec::new, |found| found.value.maps);
     let base = IndexBase::new(index).with_maps(&maps);
     let (job, bar) = output.job("exporting");
     let to_stdout = file == Path::new("-");

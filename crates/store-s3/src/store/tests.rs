@@ -3,6 +3,7 @@
 mod bucket;
 mod conformance;
 mod merging;
+mod publishes;
 mod reads;
 mod support;
 mod uploads;
