@@ -33,6 +33,7 @@ async fn main() -> Result<()> {
     let options = CheckpointOptions {
         owner: VolumeId::random()?,
         image: ImageName::new("vm1")?,
+        lineage: None,
         labels: BTreeMap::from([("why".into(), "before the upgrade".into())]),
         ingest: IngestOptions::default(),
         append: Append::Any,

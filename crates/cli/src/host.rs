@@ -32,7 +32,7 @@ use tokio::sync::OnceCell;
 #[cfg(feature = "nbd")]
 use crate::warm::Source;
 use crate::{
-    InStore, Located, Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
+    InStore, Located, Opened, Origin, Places, Setting, Settings, StackOptions, StoreKind, StoreUrl,
     open::{blocking, make_folders, open_with},
     settings::REMOTE_COMPRESSION,
 };
@@ -243,6 +243,17 @@ impl Host {
             Err(error) => {
                 tracing::warn!("going on without the disk cache: {}", error.report());
                 None
+            }
+        }
+    }
+
+    /// Waits for what stores in buckets still do in the background after a publish. A process that ends without it
+    /// loses nothing, but leaves that work to others.
+    pub async fn settle(&self) {
+        let open: Vec<_> = self.stores.lock().values().cloned().collect();
+        for opened in open {
+            if let StoreKind::Remote(store) = &opened.kind {
+                store.settle().await;
             }
         }
     }
@@ -561,6 +572,7 @@ impl OpenVolume {
         CheckpointOptions {
             owner: self.id(),
             image: image.unwrap_or(&self.name).clone(),
+            lineage: self.overlay.record().info.lineage,
             labels,
             ingest: self.ingest,
             append: Append::Any,

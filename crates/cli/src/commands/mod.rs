@@ -54,7 +54,8 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
             let route = Route::copy(&host, image, to, (from.as_deref(), into.as_deref()), init)?;
             transfer::run(&host, output, Direction::Copy, &route, how).await?;
         }
-        Verb::Serve(serve) => serve::serve(&host, output, serve).await?,
+        // Ends within two seconds, whatever buckets do.
+        Verb::Serve(serve) => return serve::serve(&host, output, serve).await.map(|()| ExitCode::SUCCESS),
         Verb::Checkpoint { volume, image, label } => {
             volumes::checkpoint(&host, output, &volume, image, label.into_iter().collect()).await?;
         }
@@ -69,6 +70,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         Verb::Du => inspect::du(&host, output).await?,
         Verb::Config => inspect::config(&host, output)?,
     }
+    host.settle().await;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -64,8 +64,8 @@ pub struct Publish<'a> {
     pub epoch: Option<u64>,
     /// The volume that will stand on the checkpoint.
     pub pin: Option<NewBase>,
-    /// If this makes the image: another of the store that it goes on from. Its maps, which tell of what they have
-    /// in common, are the new image's, too.
+    /// If this makes the image: another of the store that it goes on from. Its maps and its boot trace, which tell
+    /// of what they have in common, are the new image's, too.
     pub maps_of: Option<&'a ImageName>,
 }
 
@@ -140,7 +140,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
     .await?;
     let map = match what {
         // The other image's maps tell of all of it.
-        Publish { nodes: [], chunks: [], maps_of: Some(_), .. } => None,
+        Publish { nodes: [], chunks: [], maps_of: Some(_), pin: None, .. } => None,
         _ => maps::make(store, what.checkpoint, what.nodes, what.chunks).await?,
     };
     let changed = change_image(store, what, map).await;
@@ -245,14 +245,17 @@ async fn change_image(
         let done = matches!(fit?, Fits::Done);
         let mut record = match &found {
             Some(found) => found.value.clone(),
-            None => ImageRecord {
-                name: what.image.clone(),
-                history: Vec::new(),
-                maps: inherited(store, what.maps_of).await?,
-                boot_trace: None,
-                writer_epoch: what.epoch.unwrap_or(0),
-                write_id: WriteId::random()?,
-            },
+            None => {
+                let (maps, boot_trace) = inherited(store, what.maps_of).await?;
+                ImageRecord {
+                    name: what.image.clone(),
+                    history: Vec::new(),
+                    maps,
+                    boot_trace,
+                    writer_epoch: what.epoch.unwrap_or(0),
+                    write_id: WriteId::random()?,
+                }
+            }
         };
         if done {
             return Ok((record, Vec::new()));
@@ -268,11 +271,11 @@ async fn change_image(
     Err(busy(&format!("image '{}'", what.image)))
 }
 
-/// The maps of an image that another goes on from. A hint: an image that is gone has none.
-async fn inherited(store: &Store, from: Option<&ImageName>) -> Result<Vec<MapId>> {
-    let Some(from) = from else { return Ok(Vec::new()) };
+/// The maps and the boot trace of an image that another goes on from. Hints: an image that is gone has none.
+async fn inherited(store: &Store, from: Option<&ImageName>) -> Result<(Vec<MapId>, Option<MapId>)> {
+    let Some(from) = from else { return Ok((Vec::new(), None)) };
     let found = store.index.recall_image(from).await?;
-    Ok(found.map_or_else(Vec::new, |found| found.value.maps))
+    Ok(found.map_or_else(Default::default, |found| (found.value.maps, found.value.boot_trace)))
 }
 
 /// Writes a record under a new write id. If the store's answer is lost, the id tells whether it was written.

@@ -71,6 +71,7 @@ fn options(image: &str, owner: u8) -> CheckpointOptions {
     CheckpointOptions {
         owner: VolumeId::from_bytes([owner; 16]),
         image: name(image),
+        lineage: None,
         labels: BTreeMap::new(),
         ingest: IngestOptions::default(),
         append: Append::Any,

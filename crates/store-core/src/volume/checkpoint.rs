@@ -46,6 +46,8 @@ pub struct CheckpointOptions {
     pub owner: VolumeId,
     /// The image that the checkpoint is appended to.
     pub image: ImageName,
+    /// The image that the volume was made of, if any: a new image begins with its maps.
+    pub lineage: Option<ImageName>,
     /// What to say of the checkpoint.
     pub labels: BTreeMap<String, String>,
     /// How content becomes chunks.
@@ -202,6 +204,7 @@ impl FrozenView {
             create,
             epoch,
             pin,
+            maps_of: options.lineage.as_ref(),
             ..Publish::append(&options.image, entry)
         };
         let published = publish(&to.store, &*to.clock, what).await?;

@@ -23,6 +23,7 @@ fn options(image: &ImageName) -> CheckpointOptions {
     CheckpointOptions {
         owner: VolumeId::from_bytes([7; 16]),
         image: image.clone(),
+        lineage: None,
         labels: std::collections::BTreeMap::new(),
         ingest: IngestOptions::default(),
         append: Append::Any,

@@ -135,6 +135,7 @@ impl Opened {
         let options = CheckpointOptions {
             owner: VolumeId::from_bytes([7; 16]),
             image: image(),
+            lineage: None,
             labels: Default::default(),
             ingest: IngestOptions::default(),
             append: Append::Any,
