@@ -20,8 +20,9 @@ use crate::output::Output;
 pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
     let (mut images, mut text, mut unreadable) = (Vec::new(), String::new(), Vec::new());
     // A store out of reach hides neither volumes nor what is staged.
-    if let Err(error) = ls_images(host, &mut images, &mut text, &mut unreadable).await {
-        unreadable.push(error);
+    match ls_images(host, &mut images, &mut text, &mut unreadable).await {
+        Err(error) if error.kind() != ErrorKind::Unavailable => return Err(error),
+        listed => unreadable.extend(listed.err()),
     }
     let mut staged = Vec::new();
     for waiting in host.staged().await? {
@@ -63,7 +64,10 @@ pub(super) async fn ls(host: &Host, output: &Output) -> Result<()> {
             Err(error) => unreadable.push(error.context("a volume can't be shown")),
         }
     }
-    if text.is_empty() && unreadable.is_empty() {
+    if text.is_empty() {
+        if let Some(error) = unreadable.pop() {
+            return Err(error);
+        }
         text.push_str("no images and no volumes: make one with 'gabion import FILE' or 'gabion create'");
     }
     let store = host.url_of(None)?.to_string();
