@@ -119,6 +119,7 @@ impl OpenVolume {
     }
 
     /// Waits until something was staged since the last call.
+    #[cfg(feature = "nbd")]
     pub(crate) async fn staged_some(&self) {
         self.staged.notified().await;
     }
