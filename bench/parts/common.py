@@ -80,15 +80,17 @@ class Gabion:
 
 
 class Server:
-    """An NBD server pinned to the server's CPU. With `socket`, ready when that accepts; else when it prints a URI."""
+    """An NBD server, on the server's CPU if `pinned`. With `socket`, ready when that accepts; else when it prints a URI."""
 
-    def __init__(self, command, env=None, socket=None):
+    def __init__(self, command, env=None, socket=None, pinned=True):
         command = [str(word) for word in command]
+        if pinned:
+            command = ["taskset", "-c", SERVER_CPU, *command]
         if socket:
             Path(socket).unlink(missing_ok=True)
         start = time.monotonic()
         self.process = subprocess.Popen(
-            ["taskset", "-c", SERVER_CPU, *command], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+            command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
         )
         self.uri = self._socket_ready(socket) if socket else self._line_ready()
         self.start_seconds = time.monotonic() - start

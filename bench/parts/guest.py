@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from .common import CLIENT_CPU, run
 
@@ -13,7 +14,7 @@ FILES = 200
 def kit(out):
     """The folder of kernel, initrd and disk."""
     folder = out / "guest-kit"
-    run(out.parent.parent / "scripts/guest-kit", folder)
+    run(Path(__file__).parents[2] / "scripts/guest-kit", folder)
     return folder
 
 
