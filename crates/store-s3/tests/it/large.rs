@@ -30,7 +30,7 @@ const BLOCK: u64 = 4096;
 /// Leaves of its index, and what is above them.
 const NODES: u64 = CHUNKS * CHUNK_BLOCKS / 512 + 700;
 /// Packs of 16 MiB.
-const PACKS: u64 = CHUNKS * CHUNK_BLOCKS * BLOCK >> 24;
+const PACKS: u64 = (CHUNKS * CHUNK_BLOCKS * BLOCK) >> 24;
 /// Entries of a locator that was merged as far as they are.
 const MERGED: u64 = 300_000;
 /// Chunks in a page of a map.
