@@ -16,7 +16,7 @@ pub(crate) mod tests;
 mod transfer;
 
 pub use boot_trace::{load_boot_trace, publish_boot_trace};
-pub use check::{CheckReport, Damage, Depth, check};
+pub use check::{CheckOptions, CheckReport, Damage, Depth, Sample, check, check_with};
 pub use diff::{DiskDiff, diff};
 pub use export::{DiskSink, Exported, export};
 pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};

@@ -58,9 +58,13 @@ pub struct DamagedEntry {
 impl LocalStore {
     /// All packs in the folder, sorted; also those that nothing refers to. Blocks.
     pub fn packs(&self) -> Result<Vec<PackId>> {
+        Self::list_packs(&self.0.folder)
+    }
+
+    pub(super) fn list_packs(store: &Folder) -> Result<Vec<PackId>> {
         let mut packs = Vec::new();
-        for folder in self.0.folder.list(PACKS)? {
-            for name in self.0.folder.list(&format!("{PACKS}/{folder}"))? {
+        for folder in store.list(PACKS)? {
+            for name in store.list(&format!("{PACKS}/{folder}"))? {
                 match name.parse::<PackId>() {
                     Ok(id) if layout::pack_key(&id) == format!("{PACKS}/{folder}/{name}") => packs.push(id),
                     _ => tracing::warn!(folder, name, "a file among the packs is none"),
@@ -103,7 +107,7 @@ impl LocalStore {
 
 impl Inner {
     /// A sealed pack's contents. `Corrupt` if it is not sealed, or damaged there.
-    fn contents(&self, id: PackId) -> Result<Contents> {
+    pub(super) fn contents(&self, id: PackId) -> Result<Contents> {
         let key = layout::pack_key(&id);
         let file = self.packs.file(id)?;
         let error = |e| self.folder.error("reading", &key, e);

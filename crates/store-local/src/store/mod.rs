@@ -8,10 +8,11 @@
 //! - `read`: entries out of packs
 //! - `damaged`: entries that count as absent
 //! - `records`: image records and catalog, by compare-and-swap under the store's lock
-//! - `inspect`: what `check` and `du` ask
+//! - `inspect`, `check`: what `du` and `check` ask
 //!
 //! Invariant: nothing durable refers to bytes that are not.
 
+mod check;
 mod damaged;
 mod destroy;
 mod folder;
@@ -44,6 +45,7 @@ use gabion_store_core::{
 };
 use parking_lot::Mutex;
 
+pub use check::FilesReport;
 pub use inspect::{DamagedEntry, PackReport, Usage};
 
 use damaged::{DAMAGED_KEY, Damaged};
