@@ -8,11 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::fs::{
-    FsFileExt as _, MemFs, exists,
-    hook_fs::{HookFs, Op},
-    read_whole, replace,
-};
+use crate::fs::{FaultFs, FsFault, FsFileExt as _, FsOp, MemFs, On, exists, read_whole, replace};
 
 const FILE: &str = "/file";
 
@@ -172,11 +168,11 @@ fn what_is_in_a_folder_that_was_not_synced_goes_with_it() {
 
 #[test]
 fn after_a_failed_sync_nothing_is_known_until_it_is_written_anew() {
-    let hook = HookFs::new(MemFs::new());
+    let hook = FaultFs::new(Arc::new(MemFs::new()));
     let fs = CrashFs::new(Arc::new(hook.clone()), Path::new("/"), 1).unwrap();
     let file = durable(&fs, FILE, &sectors(&[1, 1]));
     file.write_all_at(&sectors(&[2, 2]), 0).unwrap();
-    hook.fail(Op::Sync, FILE, 1, io::ErrorKind::Other);
+    hook.fail(On::op(FsOp::Sync).path(FILE), FsFault::EIO);
     file.sync_data().unwrap_err();
     // The next sync succeeds, and says nothing about them.
     file.sync_data().unwrap();
@@ -191,7 +187,7 @@ fn after_a_failed_sync_nothing_is_known_until_it_is_written_anew() {
     file.drop_cache().unwrap();
     assert_eq!(found(&fs, FILE), one(read()));
 
-    hook.fail(Op::SyncDir, "/", 1, io::ErrorKind::Other);
+    hook.fail(On::op(FsOp::SyncDir).path("/"), FsFault::EIO);
     fs.rename(Path::new(FILE), Path::new("/new")).unwrap();
     fs.sync_dir(Path::new("/")).unwrap_err();
     fs.sync_dir(Path::new("/")).unwrap();
@@ -205,11 +201,11 @@ fn after_a_failed_sync_nothing_is_known_until_it_is_written_anew() {
 fn dropping_a_cache_shows_either_and_keeps_what_was_written_since() {
     let mut seen = BTreeSet::new();
     for seed in 0..16 {
-        let hook = HookFs::new(MemFs::new());
+        let hook = FaultFs::new(Arc::new(MemFs::new()));
         let fs = CrashFs::new(Arc::new(hook.clone()), Path::new("/"), seed).unwrap();
         let file = durable(&fs, FILE, &sectors(&[1, 1, 1]));
         file.write_all_at(&sectors(&[2, 2, 2]), 0).unwrap();
-        hook.fail(Op::Sync, FILE, 1, io::ErrorKind::Other);
+        hook.fail(On::op(FsOp::Sync).path(FILE), FsFault::EIO);
         file.sync_data().unwrap_err();
         file.write_all_at(&sectors(&[3]), 0).unwrap();
         file.drop_cache().unwrap();
@@ -223,12 +219,12 @@ fn dropping_a_cache_shows_either_and_keeps_what_was_written_since() {
 
 #[test]
 fn a_sync_covers_what_was_written_before_it_began() {
-    let hook = HookFs::new(MemFs::new());
+    let hook = FaultFs::new(Arc::new(MemFs::new()));
     let fs = CrashFs::new(Arc::new(hook.clone()), Path::new("/"), 1).unwrap();
     let file = durable(&fs, FILE, &sectors(&[1, 1]));
     file.write_all_at(&sectors(&[2]), 0).unwrap();
     let racing = file.clone();
-    hook.on(move |op, _| if op == Op::Sync { racing.write_all_at(&sectors(&[3]), 512) } else { Ok(()) });
+    hook.on(move |op, _| if op == FsOp::Sync { racing.write_all_at(&sectors(&[3]), 512) } else { Ok(()) });
     file.sync_data().unwrap();
     assert_eq!(found(&fs, FILE), [Some(sectors(&[2, 1])), Some(sectors(&[2, 3]))].into());
 }
