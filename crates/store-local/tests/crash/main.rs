@@ -13,5 +13,6 @@ mod budget;
 mod disk;
 mod life;
 mod rig;
+mod store;
 mod survive;
 mod volume;
