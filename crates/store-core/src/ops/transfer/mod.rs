@@ -11,7 +11,7 @@
 //! - **Closure**: chunks are put before their leaf, children before parents, the checkpoint last. So a target
 //!   whose writer died has whole subtrees, which a rerun finds, and no node that names what is not there.
 //! - **A source may lie**: every entry is decoded and hashed before the first of its batch is put.
-//! - **Memory** is bounded by what is in flight, some 32 MiB, and 40 bytes for each chunk and 32 for each node
+//! - **Memory** is bounded by what is in flight, some 40 MiB, and 40 bytes for each chunk and 32 for each node
 //!   that is new to the target, for its image map.
 //! - **Progress**: [`Progress::done`] counts bytes of disk in new chunks that were put, `total` is an
 //!   estimate until the walk has come to its end, `stored` counts bytes as they travelled.
@@ -64,7 +64,7 @@ pub struct TransferOptions {
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { history: false, force: false, epoch: None, width: 6 }
+        Self { history: false, force: false, epoch: None, width: 8 }
     }
 }
 
