@@ -2,6 +2,8 @@
 
 mod errors;
 mod interrupt;
+mod kills;
+mod memory;
 mod verbs;
 
 use crate::support::{Home, Rng};

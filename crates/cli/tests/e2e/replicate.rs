@@ -1,5 +1,6 @@
 //! A volume that is served here and published elsewhere: hosts are homes of their own with one store between.
 
+use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -246,6 +247,89 @@ fn what_is_replicated_is_a_prefix_of_the_writes() {
             .judge(&disk, if back == 0 { 3000 } else { 0 })
             .unwrap_or_else(|why| panic!("vm~{back}: {why}"));
     }
+}
+
+/// fio writes to one half of the disk as fast as it can, one writer after the other to the rest; the server is killed
+/// among them. What another host finds then is one point in time, of whole writes.
+#[test]
+fn what_a_host_under_load_had_published_when_it_was_killed_is_one_point_in_time() {
+    const HALF: usize = 2048;
+    let store = Shared::in_bucket();
+    let mut base = 0;
+    for round in 0..2_u64 {
+        let home = store.home();
+        home.run(["create", "vm", "--size", "16M"]);
+        let server = home.serve(["vm", "--replicate", "--every", "20ms"]);
+        let mut load = tools::limited("fio");
+        load.arg("--ioengine=nbd").arg(format!("--uri={}", server.uri())).arg(format!("--randseed={round}"));
+        load.args(["--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=16", "--offset=8M", "--size=8M"]);
+        load.args([
+            "--time_based",
+            "--runtime=1h",
+            "--verify=crc32c",
+            "--do_verify=0",
+            "--verify_state_save=0",
+        ]);
+        let load = load.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut load = load.expect("fio runs: else run scripts/install-test-tools");
+        let mut prefix = Prefix::default();
+        let mut client = Client::connect(server.uri()).expect("a connection");
+        let mut rng = Rng::new(round);
+        let start = Instant::now();
+        let mut theirs = vec![0; HALF * BLOCK];
+        while theirs.iter().all(|byte| *byte == 0) {
+            assert!(start.elapsed() < PATIENCE, "fio does not write");
+            client.read(theirs.len() as u64, &mut theirs).expect("a read");
+        }
+        // Some published states with writes of both, then at any moment.
+        let (mut published, mut first) = (0, 0);
+        while published < 4 {
+            assert!(start.elapsed() < PATIENCE, "nothing is published under load");
+            for _ in 0..200 + 77 * round {
+                let block = rng.below(HALF as u64) as usize;
+                let generation = prefix.issue(block);
+                client.write((block * BLOCK) as u64, &stamp(block, generation)).expect("a write");
+            }
+            let now = store.history("vm") - base;
+            published += u64::from(now > first);
+            first = now;
+        }
+        server.kill();
+        // It has nobody to write to any more.
+        assert!(!load.wait().expect("the child is ours").success());
+
+        store.home().run(["check", "--content"]);
+        let count = store.history("vm") - base;
+        let mut seen = (0, 0);
+        for back in (0..count).rev() {
+            let disk = store.export(&format!("vm~{back}"));
+            let (ours, fios) = disk.split_at(HALF * BLOCK);
+            let last = prefix.judge(ours, 0).unwrap_or_else(|why| panic!("round {round}, vm~{back}: {why}"));
+            assert!(last >= seen.0, "round {round}, vm~{back} is older than the one before it");
+            let whole =
+                whole_writes_of_fio(fios).unwrap_or_else(|why| panic!("round {round}, vm~{back}: {why}"));
+            seen = (last, whole);
+        }
+        assert!(seen.0 > 0 && seen.1 > 0, "round {round}: {seen:?} of both is there");
+        base += count;
+    }
+}
+
+/// Blocks that fio has written, each whole and in its place; its header has the place, and a checksum of the rest.
+fn whole_writes_of_fio(half: &[u8]) -> Result<usize, String> {
+    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    let mut written = 0;
+    for (at, block) in half.chunks(BLOCK).enumerate() {
+        if block.iter().all(|byte| *byte == 0) {
+            continue;
+        }
+        let place = (half.len() + at * BLOCK) as u64;
+        if block[..2] != [0xca, 0xac] || number(&block[16..24]) != place {
+            return Err(format!("block {at} holds {:?}", &block[..32]));
+        }
+        written += 1;
+    }
+    Ok(written)
 }
 
 /// The folder of the store goes away and comes back, as a bucket would.

@@ -1,7 +1,6 @@
 //! The cache against a model: right bytes or a miss, whatever happens to its files.
 
 mod faults;
-mod hook_fs;
 mod layer;
 
 use std::collections::HashSet;

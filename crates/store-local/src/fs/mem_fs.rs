@@ -13,9 +13,10 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{FileStat, Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
-
-const PAGE: usize = 4096;
+use super::{
+    FileStat, Fs, FsFile, FsFileExt as _, FsLock, OpenMode,
+    sparse::{PAGE, Sparse},
+};
 
 /// A file system in memory. A clone shares the files. At first there is the folder `/`.
 ///
@@ -40,6 +41,15 @@ struct Space {
     limit: AtomicU64,
 }
 
+impl Space {
+    /// Takes a page, if there is one left.
+    fn take(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let more = |used: u64| (used < limit).then_some(used + 1);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
+
 impl MemFs {
     /// An empty file system without bounds.
     pub fn new() -> Self {
@@ -59,6 +69,21 @@ impl MemFs {
         self.0.space.used.load(Ordering::Relaxed) * PAGE as u64
     }
 
+    /// A file system with these folders, each behind the one it is in, and files.
+    pub(super) fn assemble(
+        folders: impl IntoIterator<Item = PathBuf>,
+        files: impl IntoIterator<Item = (PathBuf, Arc<Sparse>)>,
+    ) -> Self {
+        let fs = Self::new();
+        let mut names = fs.0.names.lock();
+        names.extend(folders.into_iter().map(|folder| (folder, Node::Dir)));
+        for (path, content) in files {
+            names.insert(path, Node::File(Arc::new(MemFile::new(content, fs.0.space.clone()))));
+        }
+        drop(names);
+        fs
+    }
+
     fn file(&self, path: &Path, make: bool, may_exist: bool) -> io::Result<Arc<MemFile>> {
         let path = normal(path);
         let mut names = self.0.names.lock();
@@ -68,7 +93,7 @@ impl MemFs {
             Some(Node::File(file)) => Ok(file.clone()),
             Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
             None if make => {
-                let file = Arc::new(MemFile::new(self.0.space.clone()));
+                let file = Arc::new(MemFile::new(Arc::default(), self.0.space.clone()));
                 names.insert(path, Node::File(file.clone()));
                 Ok(file)
             }
@@ -189,7 +214,7 @@ impl Fs for MemFs {
         match self.0.names.lock().get(&normal(path)) {
             None => Err(io::ErrorKind::NotFound.into()),
             Some(Node::Dir) => Ok(FileStat { len: 0, is_dir: true }),
-            Some(Node::File(file)) => Ok(FileStat { len: file.content.lock().len, is_dir: false }),
+            Some(Node::File(file)) => Ok(FileStat { len: file.content.lock().len(), is_dir: false }),
         }
     }
 
@@ -217,51 +242,31 @@ impl Fs for MemFs {
 }
 
 struct MemFile {
-    content: Mutex<Content>,
+    content: Mutex<Arc<Sparse>>,
     locked: Mutex<bool>,
     unlocked: Condvar,
     space: Arc<Space>,
 }
 
-/// Pages that are not there are zero. Bytes of a page behind `len` are zero.
-#[derive(Default)]
-struct Content {
-    len: u64,
-    pages: BTreeMap<u64, Box<[u8; PAGE]>>,
-}
-
 impl MemFile {
-    fn new(space: Arc<Space>) -> Self {
-        Self { content: Mutex::default(), locked: Mutex::default(), unlocked: Condvar::new(), space }
+    fn new(content: Arc<Sparse>, space: Arc<Space>) -> Self {
+        space.used.fetch_add(content.pages(), Ordering::Relaxed);
+        Self { content: Mutex::new(content), locked: Mutex::default(), unlocked: Condvar::new(), space }
     }
 
-    fn give_back(&self, pages: usize) {
-        self.space.used.fetch_sub(pages as u64, Ordering::Relaxed);
-    }
-
-    /// Makes `start..end` zero and frees the pages that lie wholly in it.
-    fn clear(&self, content: &mut Content, start: u64, end: u64) {
-        let page = PAGE as u64;
-        let (first, last) = (start.div_ceil(page), end / page);
-        if first < last {
-            let mut inside = content.pages.split_off(&first);
-            let mut behind = inside.split_off(&last);
-            content.pages.append(&mut behind);
-            self.give_back(inside.len());
-        }
-        for index in [start / page, end / page] {
-            let Some(bytes) = content.pages.get_mut(&index) else { continue };
-            let from = start.saturating_sub(index * page).min(page) as usize;
-            let to = end.saturating_sub(index * page).min(page) as usize;
-            bytes[from..to].fill(0);
-        }
+    /// Changes the content so that no page is added, and gives back the space of those that went.
+    fn shrink(&self, change: impl FnOnce(&mut Sparse)) {
+        let content = &mut *self.content.lock();
+        let before = content.pages();
+        change(Arc::make_mut(content));
+        self.space.used.fetch_sub(before - content.pages(), Ordering::Relaxed);
     }
 }
 
 impl Drop for MemFile {
     fn drop(&mut self) {
-        let pages = self.content.get_mut().pages.len();
-        self.give_back(pages);
+        let pages = self.content.get_mut().pages();
+        self.space.used.fetch_sub(pages, Ordering::Relaxed);
     }
 }
 
@@ -274,7 +279,7 @@ struct Handle {
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemFile")
-            .field("len", &self.file.content.lock().len)
+            .field("len", &self.file.content.lock().len())
             .field("writable", &self.writable)
             .finish()
     }
@@ -289,20 +294,7 @@ impl Handle {
 
 impl FsFile for Handle {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let content = self.file.content.lock();
-        let len = (buf.len() as u64).min(content.len.saturating_sub(offset)) as usize;
-        let mut done = 0;
-        while done < len {
-            let at = offset + done as u64;
-            let within = (at % PAGE as u64) as usize;
-            let n = (PAGE - within).min(len - done);
-            match content.pages.get(&(at / PAGE as u64)) {
-                Some(page) => buf[done..done + n].copy_from_slice(&page[within..within + n]),
-                None => buf[done..done + n].fill(0),
-            }
-            done += n;
-        }
-        Ok(len)
+        Ok(self.file.content.lock().read(buf, offset))
     }
 
     fn try_read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
@@ -311,45 +303,21 @@ impl FsFile for Handle {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         self.check_writable()?;
-        let mut content = self.file.content.lock();
-        let space = &self.file.space;
-        let mut done = 0;
-        while done < buf.len() {
-            let at = offset + done as u64;
-            let within = (at % PAGE as u64) as usize;
-            let n = (PAGE - within).min(buf.len() - done);
-            let page = match content.pages.entry(at / PAGE as u64) {
-                std::collections::btree_map::Entry::Occupied(page) => page.into_mut(),
-                std::collections::btree_map::Entry::Vacant(hole) => {
-                    if space.used.load(Ordering::Relaxed) >= space.limit.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    space.used.fetch_add(1, Ordering::Relaxed);
-                    hole.insert(Box::new([0; PAGE]))
-                }
-            };
-            page[within..within + n].copy_from_slice(&buf[done..done + n]);
-            done += n;
-        }
+        let content = &mut *self.file.content.lock();
+        let done = Arc::make_mut(content).write(buf, offset, || self.file.space.take());
         if done == 0 && !buf.is_empty() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        content.len = content.len.max(offset + done as u64);
         Ok(done)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.content.lock().len)
+        Ok(self.file.content.lock().len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        let mut content = self.file.content.lock();
-        let old = content.len;
-        if len < old {
-            self.file.clear(&mut content, len, old.next_multiple_of(PAGE as u64));
-        }
-        content.len = len;
+        self.file.shrink(|content| content.set_len(len));
         Ok(())
     }
 
@@ -359,9 +327,7 @@ impl FsFile for Handle {
 
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         self.check_writable()?;
-        let mut content = self.file.content.lock();
-        let end = offset.saturating_add(len);
-        self.file.clear(&mut content, offset, end);
+        self.file.shrink(|content| content.clear(offset, offset.saturating_add(len)));
         Ok(())
     }
 

@@ -4,19 +4,28 @@
 //! standard library's; the durability of each is that of POSIX: bytes need [`FsFile::sync_data`], names
 //! need [`Fs::sync_dir`] of their folder.
 //!
-//! [`StdFs`] is the machine's. `MemFs` (feature `testing`) keeps everything in memory. Nothing here or
-//! above asks which one it has, so a wrapper can stand around any of them and fail or forget on purpose.
+//! [`StdFs`] is the machine's. With the feature `testing` there are `MemFs`, which keeps everything in memory,
+//! `CrashFs`, which tells what a power failure at any moment would leave, and `FaultFs`, which fails when told to. Nothing
+//! here or above asks which one it has: the wrappers stand around any, and around each other.
 //! [`replace`] is the one way in which records are replaced.
 
+#[cfg(any(test, feature = "testing"))]
+mod crash_fs;
+#[cfg(any(test, feature = "testing"))]
+mod fault_fs;
 mod helpers;
-#[cfg(test)]
-pub(crate) mod hook_fs;
 #[cfg(any(test, feature = "testing"))]
 mod mem_fs;
+#[cfg(any(test, feature = "testing"))]
+mod sparse;
 mod std_fs;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "testing"))]
+pub use crash_fs::{CrashFs, CrashImage, CrashPoint, CrashPoints};
+#[cfg(any(test, feature = "testing"))]
+pub use fault_fs::{FaultFs, FsFault, FsOp, On};
 pub use helpers::{FsFileExt, exists, read_whole, remove_tree, replace};
 #[cfg(any(test, feature = "testing"))]
 pub use mem_fs::MemFs;

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use super::{Fs, FsFileExt as _, MemFs, OpenMode, StdFs, exists, read_whole, replace};
+use super::{CrashFs, Fs, FsFileExt as _, MemFs, OpenMode, StdFs, exists, read_whole, replace};
 
 fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
     match result {
@@ -15,6 +15,8 @@ fn on_each(check: impl Fn(&Arc<dyn Fs>, &Path)) {
     let folder = tempfile::tempdir().unwrap();
     check(&(Arc::new(StdFs) as Arc<dyn Fs>), folder.path());
     check(&(Arc::new(MemFs::new()) as Arc<dyn Fs>), Path::new("/"));
+    let crash = CrashFs::new(Arc::new(MemFs::new()), Path::new("/"), 1).unwrap();
+    check(&(Arc::new(crash) as Arc<dyn Fs>), Path::new("/"));
 }
 
 #[test]

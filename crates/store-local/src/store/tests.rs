@@ -3,7 +3,6 @@
 mod behaviour;
 mod conformance;
 mod damage;
-mod failing_fs;
 mod failure;
 mod fixture;
 mod order;

@@ -9,6 +9,8 @@ mod credentials;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod large;
+#[cfg(test)]
 mod probe;
 #[cfg(test)]
 mod requests;

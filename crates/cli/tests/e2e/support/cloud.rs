@@ -1,6 +1,7 @@
 //! A cloud of the test's own (`gabion-testcloud`), and hosts that use its bucket.
 
-use std::time::Duration;
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use gabion_testcloud::Cloud;
 
@@ -13,6 +14,9 @@ pub(crate) const SECRET: &str = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY";
 
 /// Longest wait for a request: a limit against hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often it is looked whether a child has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A cloud with one empty bucket, `images`.
 #[derive(Debug)]
@@ -42,6 +46,22 @@ impl Net {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let stalled = async { tokio::time::timeout(PATIENCE, self.cloud.stalled(1)).await };
         runtime.expect("a runtime").block_on(stalled).expect("a request comes to where it is stalled");
+    }
+
+    /// Waits until a request is stalled; `false` if `child` ends before.
+    pub(crate) fn stalls(&self, child: &mut Child) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let start = Instant::now();
+        loop {
+            let stalled = async { tokio::time::timeout(LOOK, self.cloud.stalled(1)).await };
+            if runtime.block_on(stalled).is_ok() {
+                return true;
+            }
+            if child.try_wait().expect("the child is ours").is_some() {
+                return false;
+            }
+            assert!(start.elapsed() < PATIENCE, "it makes no request and does not end");
+        }
     }
 
     /// A host with credentials; the store `prod` of the bucket is in force there, and answers or fails soon.

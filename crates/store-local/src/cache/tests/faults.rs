@@ -1,8 +1,7 @@
 //! Damaged files, failing disks, and segments that go while they are read.
 
-use std::sync::atomic::AtomicUsize;
-
-use super::{hook_fs::*, *};
+use super::*;
+use crate::fs::{FaultFs, FsFault, FsOp, On};
 
 async fn some_segments(fs: &MemFs) -> Vec<PathBuf> {
     let cache = open(fs);
@@ -122,32 +121,30 @@ async fn another_version_is_discarded_and_other_files_are_left_alone() {
 #[tokio::test]
 async fn one_failure_at_each_operation() {
     for n in 1.. {
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&count);
-        let fs = HookFs::new(MemFs::new(), move |_| {
-            if counted.fetch_add(1, Ordering::Relaxed) + 1 == n {
-                Err(io::Error::from_raw_os_error(5))
-            } else {
-                Ok(())
-            }
-        });
-        let mut cache = open_in(Arc::new(fs.clone()));
-        for round in 0..12_u64 {
+        let fs = FaultFs::new(Arc::new(MemFs::new()));
+        fs.fail(On::any().skip(n - 1), FsFault::Torn(5));
+        // Who can't open it goes on without, and a later start does.
+        let again = || {
+            let opened = DiskCache::open_with(Arc::new(fs.clone()), dir(), 8 * SEGMENT, SEGMENT);
+            opened.unwrap_or_else(|_| open_in(Arc::new(fs.clone())))
+        };
+        let mut cache = again();
+        for round in 0..14_u64 {
             fill(&cache, round * 12..(round + 1) * 12).await;
             held(&cache, [0, 1, round * 12, round * 12 + 5]).await;
             assert!(cache.stats().bytes <= 8 * SEGMENT);
             if round == 6 {
                 close(cache).await;
-                cache = open_in(Arc::new(fs.clone()));
+                cache = again();
             }
         }
         // After the rest that follows a failure.
-        let failed = count.load(Ordering::Relaxed) >= n;
+        let failed = fs.heal();
         fill(&cache, 300..340).await;
         fill(&cache, 340..360).await;
         let held = held(&cache, 340..360).await.len();
         assert!(held == 20 || !failed, "failure {n}: {held}");
-        if count.load(Ordering::Relaxed) < n {
+        if !failed {
             assert!(n > 150, "the life is shorter than thought: {n}");
             return;
         }
@@ -156,22 +153,20 @@ async fn one_failure_at_each_operation() {
 
 #[tokio::test]
 async fn a_disk_that_can_not_be_written_costs_the_cache_alone() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let fails = Arc::clone(&broken);
-    let fs = HookFs::new(MemFs::new(), move |op| {
-        let fails = fails.load(Ordering::Relaxed) && matches!(op, Op::Write | Op::Remove | Op::Open);
-        if fails { Err(io::Error::from_raw_os_error(30)) } else { Ok(()) }
-    });
+    let mem = MemFs::new();
+    let fs = FaultFs::new(Arc::new(mem.clone()));
     let cache = open_in(Arc::new(fs.clone()));
     fill(&cache, 0..60).await;
     let before = held(&cache, 0..60).await;
-    broken.store(true, Ordering::Relaxed);
+    for op in [FsOp::Write, FsOp::Remove, FsOp::Create] {
+        fs.fail(On::op(op).always(), FsFault::Torn(30));
+    }
     for number in 60..200 {
         fill(&cache, [number]).await;
-        assert!(fs.below.used() <= 9 * SEGMENT);
+        assert!(mem.used() <= 9 * SEGMENT);
     }
     assert_eq!(held(&cache, 0..60).await, before, "what it had, it still has");
-    broken.store(false, Ordering::Relaxed);
+    fs.heal();
     for number in 200..800 {
         fill(&cache, [number]).await;
     }
@@ -180,21 +175,13 @@ async fn a_disk_that_can_not_be_written_costs_the_cache_alone() {
 
 #[tokio::test]
 async fn a_disk_that_can_not_be_read_is_misses() {
-    let broken = Arc::new(AtomicBool::new(false));
-    let fails = Arc::clone(&broken);
-    let fs = HookFs::new(MemFs::new(), move |op| {
-        if op == Op::Read && fails.load(Ordering::Relaxed) {
-            Err(io::Error::from_raw_os_error(5))
-        } else {
-            Ok(())
-        }
-    });
-    let cache = open_in(Arc::new(fs));
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    let cache = open_in(Arc::new(fs.clone()));
     fill(&cache, 0..20).await;
-    broken.store(true, Ordering::Relaxed);
+    fs.fail(On::op(FsOp::Read).always(), FsFault::EIO);
     assert!(held(&cache, 0..20).await.is_empty());
     assert_eq!(cache.stats().entries, 0, "it does not try the same again and again");
-    broken.store(false, Ordering::Relaxed);
+    fs.heal();
     fill(&cache, 0..20).await;
     assert_eq!(held(&cache, 0..20).await.len(), 20);
 }

@@ -7,7 +7,8 @@ use gabion_store_core::{
 };
 use parking_lot::{Condvar, Mutex};
 
-use super::{hook_fs::*, *};
+use super::*;
+use crate::fs::{FaultFs, FsOp};
 
 async fn store() -> Arc<FaultStore> {
     let faults = FaultStore::new(MemoryStore::new(&FixedClock::default()).unwrap().into(), 1);
@@ -96,8 +97,9 @@ async fn only_what_is_verified_enters_and_writes_do_not() {
 async fn a_slow_disk_delays_no_reader() {
     let gate = Arc::new((Mutex::new(false), Condvar::new()));
     let held = Arc::clone(&gate);
-    let fs = HookFs::new(MemFs::new(), move |op| {
-        if op == Op::Write {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
+    fs.on(move |op, _| {
+        if op == FsOp::Write {
             let (open, opened) = &*held;
             opened.wait_while(&mut open.lock(), |open| !*open);
         }

@@ -8,12 +8,12 @@ use std::{
 use gabion_store_core::{CheckpointId, ErrorKind};
 
 use super::*;
-use crate::fs::hook_fs::{HookFs, Op};
+use crate::fs::{FaultFs, FsFault, FsOp, On};
 
 const BLOCKS: u64 = 1000;
 
-fn hooked() -> (HookFs, Arc<dyn Fs>) {
-    let fs = HookFs::new(MemFs::new());
+fn hooked() -> (FaultFs, Arc<dyn Fs>) {
+    let fs = FaultFs::new(Arc::new(MemFs::new()));
     (fs.clone(), Arc::new(fs))
 }
 
@@ -25,7 +25,7 @@ async fn a_failed_sync_poisons_until_reopened() {
         fill(&*top(&overlay), 1, 1, 1).unwrap();
         overlay.flush().await.unwrap();
         fill(&*top(&overlay), 2, 1, 2).unwrap();
-        hook.fail(Op::Sync, file, 1, io::ErrorKind::Other);
+        hook.fail(On::op(FsOp::Sync).path(file), FsFault::EIO);
         assert_eq!(overlay.flush().await.unwrap_err().kind(), ErrorKind::Poisoned);
 
         // The disk is well again, but what it lost is not known.
@@ -57,7 +57,7 @@ async fn a_journal_that_has_no_space_after_all_owes_the_blocks() {
     let overlay = create(&fs, BLOCKS);
     fill(&*top(&overlay), 2, 1, 2).unwrap();
     top(&overlay).zero(BlockRange::new(9, 12)).unwrap();
-    hook.fail(Op::Write, ".journal", 1, io::ErrorKind::StorageFull);
+    hook.fail(On::op(FsOp::Write).path(".journal"), FsFault::ENOSPC);
     assert_eq!(overlay.flush().await.unwrap_err().kind(), ErrorKind::NoSpace);
     top(&overlay).zero(BlockRange::new(2, 3)).unwrap();
     overlay.flush().await.unwrap();
@@ -73,7 +73,7 @@ async fn nothing_is_synced_when_nothing_changed() {
     let syncs = Arc::new(AtomicUsize::new(0));
     let counted = syncs.clone();
     hook.on(move |op, _| {
-        counted.fetch_add(usize::from(op == Op::Sync), Ordering::Relaxed);
+        counted.fetch_add(usize::from(op == FsOp::Sync), Ordering::Relaxed);
         Ok(())
     });
     let expect = async |more: usize, why: &str| {
@@ -102,7 +102,7 @@ async fn a_write_between_capture_and_journal_waits_for_the_next_flush() {
     let mut first = true;
     let racing = layer.clone();
     hook.on(move |op, path| {
-        if op == Op::Sync && path.to_str().is_some_and(|path| path.ends_with(".data")) && first {
+        if op == FsOp::Sync && path.to_str().is_some_and(|path| path.ends_with(".data")) && first {
             first = false;
             fill(&*racing, 2, 1, 2).unwrap();
             racing.zero(BlockRange::new(1, 2)).unwrap();
@@ -129,7 +129,7 @@ async fn a_flush_that_comes_while_one_runs_is_not_answered_by_it() {
     hook.on({
         let (later, overlay, runtime) = (later.clone(), overlay.clone(), tokio::runtime::Handle::current());
         move |op, path| {
-            if op == Op::Sync && path.to_str().is_some_and(|path| path.ends_with(".journal")) && first {
+            if op == FsOp::Sync && path.to_str().is_some_and(|path| path.ends_with(".journal")) && first {
                 first = false;
                 fill(&*top(&overlay), 2, 1, 2).unwrap();
                 for _ in 0..3 {
@@ -189,7 +189,7 @@ async fn compaction_without_space_goes_on_with_the_long_journal() {
     let refused = Arc::new(AtomicUsize::new(0));
     let counted = refused.clone();
     hook.on(move |op, path| {
-        let new_journal = op == Op::Create && path.to_str().is_some_and(|path| path.ends_with(".journal"));
+        let new_journal = op == FsOp::Create && path.to_str().is_some_and(|path| path.ends_with(".journal"));
         counted.fetch_add(usize::from(new_journal), Ordering::Relaxed);
         if new_journal { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     });
@@ -217,8 +217,8 @@ async fn compaction_that_may_or_may_not_have_switched_poisons_and_loses_nothing(
     let files = overlay.record().layers[0];
     let mut renamed = false;
     hook.on(move |op, _| {
-        renamed |= op == Op::Rename;
-        if renamed && op == Op::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        renamed |= op == FsOp::Rename;
+        if renamed && op == FsOp::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
     });
     let mut flushed = 0;
     let error = loop {
@@ -292,10 +292,13 @@ async fn a_record_that_finds_no_space_changes_nothing() {
     let overlay = create(&fs, BLOCKS);
     fill(&*top(&overlay), 1, 1, 1).unwrap();
     let files = fs.read_dir(Path::new("/vol")).unwrap();
-    for (op, part) in
-        [(Op::Write, "record.tmp"), (Op::Rename, "record"), (Op::Create, ".data"), (Op::Write, ".journal")]
-    {
-        hook.fail(op, part, 1, io::ErrorKind::StorageFull);
+    for (op, part) in [
+        (FsOp::Write, "record.tmp"),
+        (FsOp::Rename, "record"),
+        (FsOp::Create, ".data"),
+        (FsOp::Write, ".journal"),
+    ] {
+        hook.fail(On::op(op).path(part), FsFault::ENOSPC);
         assert_eq!(overlay.push_layer().await.unwrap_err().kind(), ErrorKind::NoSpace, "{op:?} {part}");
         assert_eq!(fs.read_dir(Path::new("/vol")).unwrap(), files);
     }
@@ -313,9 +316,9 @@ async fn a_record_that_may_be_old_or_new_poisons() {
     overlay.flush().await.unwrap();
     let mut dir_syncs = 0;
     hook.on(move |op, _| {
-        dir_syncs += usize::from(op == Op::SyncDir);
+        dir_syncs += usize::from(op == FsOp::SyncDir);
         // The first is for the new files, the second for the record.
-        if op == Op::SyncDir && dir_syncs == 2 { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        if op == FsOp::SyncDir && dir_syncs == 2 { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
     });
     assert_eq!(overlay.push_layer().await.unwrap_err().kind(), ErrorKind::Poisoned);
     assert_eq!(fill(&*top(&overlay), 1, 1, 2).unwrap_err().kind(), ErrorKind::Poisoned);
@@ -331,13 +334,13 @@ async fn a_write_that_failed_half_way_is_covered_by_the_next_flush() {
     let overlay = create(&fs, BLOCKS);
     fill(&*top(&overlay), 1, 1, 1).unwrap();
     overlay.flush().await.unwrap();
-    hook.fail(Op::Write, ".data", 1, io::ErrorKind::Other);
+    hook.fail(On::op(FsOp::Write).path(".data"), FsFault::EIO);
     assert!(fill(&*top(&overlay), 1, 2, 2).is_err());
     // Whatever the write left in block 1 is read from now on, so it may not change back in a crash.
     let synced = Arc::new(AtomicUsize::new(0));
     let counted = synced.clone();
     hook.on(move |op, path| {
-        let data = op == Op::Sync && path.to_str().is_some_and(|path| path.contains(".data"));
+        let data = op == FsOp::Sync && path.to_str().is_some_and(|path| path.contains(".data"));
         counted.fetch_add(usize::from(data), Ordering::Relaxed);
         Ok(())
     });
@@ -351,8 +354,8 @@ async fn a_volume_whose_making_failed_is_not_there() {
     hook.on({
         let mut renamed = false;
         move |op, _| {
-            renamed |= op == Op::Rename;
-            if renamed && op == Op::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+            renamed |= op == FsOp::Rename;
+            if renamed && op == FsOp::SyncDir { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
         }
     });
     assert!(LocalOverlay::create(fs.clone(), Path::new("/vol"), info(4096)).is_err());

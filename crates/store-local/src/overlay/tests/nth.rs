@@ -1,16 +1,12 @@
 //! One fault at each operation of a fixed life: what was flushed is there after a reopen, and whatever was
 //! not flushed is old or new.
 
-use std::{
-    collections::HashSet,
-    io,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::collections::HashSet;
 
 use gabion_store_core::{CheckpointId, ErrorKind, Result};
 
 use super::*;
-use crate::fs::hook_fs::HookFs;
+use crate::fs::{FaultFs, FsFault, On};
 
 const BLOCKS: u64 = 40;
 
@@ -107,27 +103,20 @@ async fn live(overlay: &LocalOverlay, disk: &mut Disk) -> Vec<ErrorKind> {
     errors
 }
 
-async fn fail_each(kind: io::ErrorKind) {
+async fn fail_each(fault: FsFault) {
     for n in 1.. {
-        let fs = HookFs::new(MemFs::new());
+        let fs = FaultFs::new(Arc::new(MemFs::new()));
         let dynamic: Arc<dyn Fs> = Arc::new(fs.clone());
         let overlay = create(&dynamic, BLOCKS);
         let mut disk = Disk::new();
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = count.clone();
-        fs.on(
-            move |_, _| {
-                if counted.fetch_add(1, Ordering::Relaxed) + 1 == n { Err(kind.into()) } else { Ok(()) }
-            },
-        );
+        fs.fail(On::change().skip(n - 1), fault);
         let errors = live(&overlay, &mut disk).await;
-        fs.on(|_, _| Ok(()));
-        let failed = count.load(Ordering::Relaxed) >= n;
+        let failed = fs.heal();
         if let Some(first) = errors.first() {
             // A full disk is said to be one, unless the fault hit a sync.
             let poisoned = errors.contains(&ErrorKind::Poisoned);
-            assert!(poisoned || kind == io::ErrorKind::StorageFull || errors.len() == 1, "{n}: {errors:?}");
-            assert!(poisoned || kind != io::ErrorKind::StorageFull || *first == ErrorKind::NoSpace);
+            assert!(poisoned || fault == FsFault::ENOSPC || errors.len() == 1, "{n}: {errors:?}");
+            assert!(poisoned || fault != FsFault::ENOSPC || *first == ErrorKind::NoSpace);
         }
         drop(overlay);
         let overlay = open(&dynamic);
@@ -135,7 +124,7 @@ async fn fail_each(kind: io::ErrorKind) {
             let allowed = &disk.allowed[block];
             assert!(
                 allowed.contains(&shown),
-                "{kind:?} at {n}: block {block} is {shown:?}, allowed {allowed:?}"
+                "{fault:?} at {n}: block {block} is {shown:?}, allowed {allowed:?}"
             );
         }
         fill(&*top(&overlay), 0, 1, 99).unwrap();
@@ -152,10 +141,10 @@ async fn fail_each(kind: io::ErrorKind) {
 
 #[tokio::test]
 async fn an_io_error_anywhere() {
-    fail_each(io::ErrorKind::Other).await;
+    fail_each(FsFault::EIO).await;
 }
 
 #[tokio::test]
 async fn a_full_disk_anywhere() {
-    fail_each(io::ErrorKind::StorageFull).await;
+    fail_each(FsFault::ENOSPC).await;
 }

@@ -6,9 +6,9 @@ use gabion_store_core::{ChunkStore as _, ErrorKind};
 
 use super::{
     super::LocalStore,
-    failing_fs::{FailingFs, Fuse},
     fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, options},
 };
+use crate::fs::{FaultFs, FsFault, On};
 
 #[tokio::test]
 async fn a_handle_dropped_before_sync_leaves_only_orphans() {
@@ -103,14 +103,13 @@ async fn every_single_failure_is_survived() {
         f.store.put(KIND, old.clone()).await.unwrap();
         f.store.sync().await.unwrap();
 
-        let fuse = Fuse::default();
-        let failing = FailingFs { below: f.mem.clone(), fuse: fuse.clone() };
-        let store = LocalStore::open_with(Arc::new(failing), Path::new("/s"), options()).unwrap();
-        fuse.set(steps);
+        let failing = FaultFs::new(Arc::new(f.mem.clone()));
+        let store = LocalStore::open_with(Arc::new(failing.clone()), Path::new("/s"), options()).unwrap();
+        failing.fail(On::change().skip(steps), FsFault::Torn(5));
         let put = store.put(KIND, new.clone()).await;
         let sync = store.sync().await;
         drop(store.0.merging.lock());
-        if fuse.clear() {
+        if !failing.heal() {
             put.unwrap();
             sync.unwrap();
             break;
@@ -137,15 +136,14 @@ async fn what_a_failed_sync_lost_stays_told_until_it_is_put_again() {
     for step in 0..20 {
         let f = Fixture::new();
         let (some, more) = (entries(8, 5, 100), entries(9, 5, 100));
-        let fuse = Fuse::default();
-        let failing = FailingFs { below: f.mem.clone(), fuse: fuse.clone() };
-        let store = LocalStore::open_with(Arc::new(failing), Path::new("/s"), options()).unwrap();
+        let failing = FaultFs::new(Arc::new(f.mem.clone()));
+        let store = LocalStore::open_with(Arc::new(failing.clone()), Path::new("/s"), options()).unwrap();
         store.put(KIND, some.clone()).await.unwrap();
-        fuse.set(step);
+        failing.fail(On::change().skip(step), FsFault::Torn(5));
         if store.sync().await.is_ok() {
             continue;
         }
-        fuse.clear();
+        failing.heal();
         store.put(KIND, more.clone()).await.unwrap();
         if let Err(e) = store.sync().await {
             told += 1;

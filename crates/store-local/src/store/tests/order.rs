@@ -1,7 +1,6 @@
 //! What is live is always a prefix of what was put, so that a node is never there before its children.
 
 use std::{
-    io,
     path::Path,
     sync::{Arc, mpsc},
 };
@@ -12,15 +11,15 @@ use super::{
     super::LocalStore,
     fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, options},
 };
-use crate::fs::hook_fs::{HookFs, Op};
+use crate::fs::{FaultFs, FsFault, FsOp, On};
 
 /// Entries that fill one pack exactly.
 fn pack_full(seed: u64) -> Vec<(gabion_store_core::ChunkId, bytes::Bytes)> {
     entries(seed, 16, 1000)
 }
 
-fn hooked(f: &Fixture) -> (HookFs, LocalStore) {
-    let hook = HookFs::new(f.mem.clone());
+fn hooked(f: &Fixture) -> (FaultFs, LocalStore) {
+    let hook = FaultFs::new(Arc::new(f.mem.clone()));
     let store = LocalStore::open_with(Arc::new(hook.clone()), Path::new("/s"), options()).unwrap();
     (hook, store)
 }
@@ -40,7 +39,7 @@ async fn a_pack_waits_for_an_earlier_one_that_is_slower() {
     let (arrive, arrived) = mpsc::channel();
     let (go_on, held) = mpsc::channel::<()>();
     hook.on(move |op, path| {
-        if op == Op::Sync && path.starts_with("/s/packs") {
+        if op == FsOp::Sync && path.starts_with("/s/packs") {
             let _ = arrive.send(());
             let _ = held.recv();
         }
@@ -63,7 +62,7 @@ async fn a_pack_waits_for_an_earlier_one_that_failed() {
     let f = Fixture::new();
     let (hook, store) = hooked(&f);
     let (first, second) = (pack_full(1), pack_full(2));
-    hook.fail(Op::SetLen, "packs", 1, io::ErrorKind::StorageFull);
+    hook.fail(On::op(FsOp::SetLen).path("packs"), FsFault::ENOSPC);
     store.put(KIND, first.clone()).await.unwrap();
     sealing(&store, 0).await;
     store.put(KIND, second.clone()).await.unwrap();
@@ -80,7 +79,7 @@ async fn a_pack_waits_until_what_was_lost_is_there_again() {
     let f = Fixture::new();
     let (hook, store) = hooked(&f);
     let (first, second) = (pack_full(1), pack_full(2));
-    hook.fail(Op::Sync, "packs", 1, io::ErrorKind::Other);
+    hook.fail(On::op(FsOp::Sync).path("packs"), FsFault::EIO);
     store.put(KIND, first.clone()).await.unwrap();
     sealing(&store, 0).await;
     store.put(KIND, second.clone()).await.unwrap();
