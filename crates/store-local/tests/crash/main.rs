@@ -13,3 +13,6 @@ mod budget;
 mod disk;
 mod life;
 mod rig;
+mod store;
+mod survive;
+mod volume;
