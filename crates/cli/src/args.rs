@@ -183,6 +183,15 @@ pub(crate) enum Verb {
     },
     /// Check that everything images and volumes need is there and intact
     Check(Check),
+    /// Make good what is damaged in a store, as far as it can be had; nothing is deleted
+    Repair {
+        /// Store that has what this one lacks
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
+        /// Change nothing; say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Show what a store and the volumes take
     Du,
     /// Show settings, where they come from, and where things lie

@@ -155,7 +155,7 @@ fn text(report: &CheckReport, superseded: u64, depth: Depth) -> String {
 const RANGES: usize = 4;
 
 /// What is damaged: image, checkpoints and where in the disk, or the store.
-fn subject(damage: &Damage) -> String {
+pub(super) fn subject(damage: &Damage) -> String {
     let mut subject = match (&damage.image, damage.checkpoints.first()) {
         (Some(image), _) => format!("image '{image}'"),
         (None, Some(_)) => "pinned".to_owned(),

@@ -68,7 +68,7 @@ impl LocalStore {
         check.report.files += 1;
         let named = check.locators(&live)?;
         check.maps(&live)?;
-        check.packs(&live, named, intact, job)?;
+        check.packs(&live, &named, intact, job)?;
         Ok(check.report)
     }
 }
@@ -176,7 +176,7 @@ impl FileCheck<'_> {
         Ok(())
     }
 
-    fn packs(&mut self, live: &Live, named: Named, intact: &HashSet<EntryKey>, job: &Job) -> Result<()> {
+    fn packs(&mut self, live: &Live, named: &Named, intact: &HashSet<EntryKey>, job: &Job) -> Result<()> {
         let present: BTreeSet<PackId> = LocalStore::list_packs(self.folder())?.into_iter().collect();
         let needed: BTreeSet<PackId> = named.live.union(&named.replaced).copied().collect();
         self.report.unused = present.difference(&needed).copied().collect();
@@ -240,7 +240,7 @@ impl Inner {
         wanted: impl Fn(&EntryKey) -> bool,
         bytes: &AtomicU64,
     ) -> Result<(Vec<Damage>, u64)> {
-        let contents = match self.contents(id) {
+        let contents = match self.packs.contents(id) {
             Ok(contents) => contents,
             Err(error) if tells_damage(&error) => {
                 let path = self.folder.path(&layout::pack_key(&id));

@@ -10,7 +10,7 @@ use gabion_store_core::{
     types::{PackId, id_of},
 };
 
-use super::{Inner, LocalStore, folder::Folder, writer::placement};
+use super::{Inner, LocalStore, folder::Folder, read::Packs, writer::placement};
 use crate::fs::FsFileExt as _;
 
 /// What a store's folder holds; lengths of files, in bytes.
@@ -78,9 +78,9 @@ impl LocalStore {
     /// Reads all entries of a pack and checks their checksums, and with `hash` also that each decodes to
     /// the bytes its id names. Damage is reported, not an error. Blocks.
     pub fn verify_pack(&self, id: PackId, hash: bool) -> Result<PackReport> {
-        match self.0.contents(id) {
+        match self.0.packs.contents(id) {
             Ok(contents) => Ok(self.0.verify_contents(id, &contents, hash)),
-            Err(e) if e.kind() == ErrorKind::Corrupt => self.0.scan_pack(id),
+            Err(e) if e.kind() == ErrorKind::Corrupt => self.0.packs.scan(id),
             Err(e) => Err(e),
         }
     }
@@ -105,12 +105,12 @@ impl LocalStore {
     }
 }
 
-impl Inner {
+impl Packs {
     /// A sealed pack's contents. `Corrupt` if it is not sealed, or damaged there.
     pub(super) fn contents(&self, id: PackId) -> Result<Contents> {
         let key = layout::pack_key(&id);
-        let file = self.packs.file(id)?;
-        let error = |e| self.folder.error("reading", &key, e);
+        let file = self.file(id)?;
+        let error = |e| self.folder().error("reading", &key, e);
         let len = file.len().map_err(error)?;
         let read = |at: u64, count: usize| {
             let mut bytes = vec![0; count];
@@ -127,6 +127,28 @@ impl Inner {
         Contents::decode(&read(trailer.contents_at, trailer.contents_len())?, &trailer)
     }
 
+    /// The intact entries at the front of a pack whose contents can't be read.
+    pub(super) fn scan(&self, id: PackId) -> Result<PackReport> {
+        const WINDOW: usize = 8 << 20;
+        let key = layout::pack_key(&id);
+        let file = self.file(id)?;
+        let error = |e| self.folder().error("reading", &key, e);
+        let len = file.len().map_err(error)?.min(MAX_PACK_LEN);
+        let mut report = PackReport { pack: id, sealed: false, entries: Vec::new(), damaged: Vec::new() };
+        let mut at = HEADER_LEN as u64;
+        while at < len {
+            let mut bytes = vec![0; WINDOW.min((len - at) as usize)];
+            file.read_exact_at(&mut bytes, at).map_err(error)?;
+            let found: Vec<PackEntry> = pack::scan(&bytes, at).map(|scanned| scanned.entry).collect();
+            let Some(last) = found.last() else { break };
+            at = last.end();
+            report.entries.extend(found);
+        }
+        Ok(report)
+    }
+}
+
+impl Inner {
     fn verify_contents(&self, id: PackId, contents: &Contents, hash: bool) -> PackReport {
         let mut order = contents.entries().to_vec();
         order.sort_unstable_by_key(|entry| entry.offset);
@@ -152,26 +174,6 @@ impl Inner {
             }
         }
         report
-    }
-
-    /// The intact entries at the front of a pack whose contents can't be read.
-    fn scan_pack(&self, id: PackId) -> Result<PackReport> {
-        const WINDOW: usize = 8 << 20;
-        let key = layout::pack_key(&id);
-        let file = self.packs.file(id)?;
-        let error = |e| self.folder.error("reading", &key, e);
-        let len = file.len().map_err(error)?.min(MAX_PACK_LEN);
-        let mut report = PackReport { pack: id, sealed: false, entries: Vec::new(), damaged: Vec::new() };
-        let mut at = HEADER_LEN as u64;
-        while at < len {
-            let mut bytes = vec![0; WINDOW.min((len - at) as usize)];
-            file.read_exact_at(&mut bytes, at).map_err(error)?;
-            let found: Vec<PackEntry> = pack::scan(&bytes, at).map(|scanned| scanned.entry).collect();
-            let Some(last) = found.last() else { break };
-            at = last.end();
-            report.entries.extend(found);
-        }
-        Ok(report)
     }
 }
 

@@ -9,6 +9,7 @@
 //! - `damaged`: entries that count as absent
 //! - `records`: image records and catalog, by compare-and-swap under the store's lock
 //! - `inspect`, `check`: what `du` and `check` ask
+//! - `repair`: locators and catalog made of what packs hold
 //!
 //! Invariant: nothing durable refers to bytes that are not.
 
@@ -22,6 +23,7 @@ mod merge;
 mod queue;
 mod read;
 mod records;
+mod repair;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use parking_lot::Mutex;
 
 pub use check::FilesReport;
 pub use inspect::{DamagedEntry, PackReport, Usage};
+pub use repair::{RepairOptions, RepairReport};
 
 use damaged::{DAMAGED_KEY, Damaged};
 use folder::Folder;

@@ -3,4 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
 
 mod flips;
+mod repair;
 mod rig;
