@@ -239,6 +239,34 @@ async fn compaction_of_the_journal() {
     assert!(old > 0 && new > 0, "{old} {new}");
 }
 
+/// The sync of a block that was written over fails: memory shows the new bytes, and the disk may have any of both. What
+/// the next start shows, and a flush then promises, is what the disk has.
+#[tokio::test]
+async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
+    let mut shown = Vec::new();
+    for seed in 0..12 {
+        let below = FaultFs::new(Arc::new(MemFs::new()));
+        let crash = CrashFs::new(Arc::new(below.clone()), Path::new("/"), seed).unwrap();
+        let fs: Arc<dyn Fs> = Arc::new(crash.clone());
+        let overlay = create(&fs, 10);
+        overlay.layers()[0].write(3, &[1; BLOCK_SIZE]).unwrap();
+        overlay.flush().await.unwrap();
+        overlay.layers()[0].write(3, &[2; BLOCK_SIZE]).unwrap();
+        below.fail(On::op(FsOp::Sync).path(".data"), FsFault::EIO);
+        assert_eq!(overlay.flush().await.unwrap_err().kind(), gabion_store_core::ErrorKind::Poisoned);
+        drop(overlay);
+        let overlay = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None).unwrap();
+        let now = block(&overlay, 3);
+        overlay.flush().await.unwrap();
+        for image in crash.crash().images(seed, usize::MAX) {
+            let what = image.to_string();
+            assert_eq!(block(&open(image), 3), now, "{what}");
+        }
+        shown.push(now);
+    }
+    assert!(shown.contains(&Some(1)) && shown.contains(&Some(2)));
+}
+
 /// A folder's sync fails after a record was renamed: nothing is reported, and nothing more is taken.
 #[tokio::test]
 async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
