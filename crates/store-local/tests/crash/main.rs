@@ -10,9 +10,13 @@
 #![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
 
 mod budget;
+mod concurrent;
 mod disk;
+mod ends;
+mod hints;
 mod life;
 mod rig;
+mod single;
 mod store;
 mod survive;
 mod volume;
