@@ -9,11 +9,12 @@
 //! - `damaged`: entries that count as absent
 //! - `records`: image records and catalog, by compare-and-swap under the store's lock
 //! - `inspect`, `check`: what `du` and `check` ask
-//! - `repair`: locators and catalog made of what packs hold
+//! - `repair`, `closure`: locators and catalog made of what packs hold
 //!
 //! Invariant: nothing durable refers to bytes that are not.
 
 mod check;
+mod closure;
 mod damaged;
 mod destroy;
 mod folder;

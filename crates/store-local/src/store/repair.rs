@@ -13,7 +13,7 @@
 //! range, and which another store may have (`gabion_store_core::ops::heal`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     path::Path,
     sync::Arc,
 };
@@ -40,6 +40,7 @@ use gabion_store_core::{
 use super::{
     LocalStore,
     check::{check_locator, check_map, read_descriptor, tells_damage, visit_locator},
+    closure::References,
     folder::Folder,
     locators::OpenLocator,
     read::Packs,
@@ -92,12 +93,12 @@ impl LocalStore {
         folder.require_folder()?;
         let mut repair = Repair { folder, options, job, report: RepairReport::default() };
         repair.descriptor()?;
-        let survey = Survey::take(&repair.folder, job)?;
+        let survey = Survey::take(&repair.folder, &options.pins, job)?;
         (repair.report.packs, repair.report.entries) = (survey.packs, survey.sound.len() as u64);
         let rescue = repair.locators(&survey)?;
         if !rescue.is_empty() && !options.dry_run {
             rescue_entries(fs, dir, &survey, &rescue)?;
-            let again = Survey::take(&repair.folder, job)?;
+            let again = Survey::take(&repair.folder, &options.pins, job)?;
             let left = repair.locators(&again)?;
             if !left.is_empty() {
                 return Err(Error::new(
@@ -132,10 +133,12 @@ struct Survey {
     sound: Vec<(EntryKey, Placement)>,
     /// Sizes of the disks of the checkpoints among them.
     checkpoints: HashMap<EntryKey, u64>,
+    /// What nodes refer to, if packs may have become live that were not before.
+    references: Option<References>,
 }
 
 impl Survey {
-    fn take(folder: &Folder, job: &Job) -> Result<Self> {
+    fn take(folder: &Folder, pins: &[Pin], job: &Job) -> Result<Self> {
         let catalog = match records::read_catalog(folder) {
             Ok(catalog) => Some(catalog.value),
             Err(e) if e.kind() == ErrorKind::Corrupt => None,
@@ -149,8 +152,10 @@ impl Survey {
             missing_packs: BTreeSet::new(),
             sound: Vec::new(),
             checkpoints: HashMap::new(),
+            references: None,
         };
         let locators = survey.locators(folder)?;
+        survey.references = survey.is_lost().then(References::default);
         let mut named: BTreeSet<PackId> =
             locators.iter().flat_map(|open| open.locator.packs()).copied().collect();
         let present: BTreeSet<PackId> = LocalStore::list_packs(folder)?.into_iter().collect();
@@ -167,6 +172,10 @@ impl Survey {
         let mut broken = BTreeSet::new();
         for pack in present {
             job.check()?;
+            // Nothing leads to it, and nothing that did is lost: it is being written, or was left by a crash.
+            if !named.contains(&pack) && !survey.is_lost() {
+                continue;
+            }
             match packs.contents(pack) {
                 Ok(contents) => {
                     let wanted = contents.entries().iter().map(|entry| (entry.key, placement(pack, entry)));
@@ -175,8 +184,6 @@ impl Survey {
                     }
                 }
                 Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
-                // Nothing leads to it, and nothing that did is lost: it is being written, or was left by a crash.
-                Err(_) if !named.contains(&pack) && !survey.is_lost() => continue,
                 Err(_) => {
                     broken.insert(pack);
                 }
@@ -202,6 +209,11 @@ impl Survey {
         let bad = &survey.bad_packs;
         survey.sound.sort_by_key(|(key, place)| (*key, bad.contains(&place.pack)));
         survey.sound.dedup_by_key(|(key, _)| *key);
+        if let Some(references) = survey.references.take() {
+            let present: HashSet<EntryKey> = survey.sound.iter().map(|(key, _)| *key).collect();
+            let loose = references.loose(&present, &roots(folder, survey.catalog.as_ref(), pins)?);
+            survey.sound.retain(|(key, _)| !loose.contains(key));
+        }
         Ok(survey)
     }
 
@@ -243,6 +255,9 @@ impl Survey {
                     any_bad = true;
                     continue;
                 };
+                if let Some(references) = &mut self.references {
+                    references.add(*key, &bytes);
+                }
                 if let (ChunkKind::Checkpoint, Ok(checkpoint)) = (key.kind, Checkpoint::decode(&bytes)) {
                     self.checkpoints.insert(*key, checkpoint.size);
                 }
@@ -401,6 +416,20 @@ impl Repair<'_> {
     fn place_aside(&self, key: &str) -> Result<String> {
         aside(&self.folder, key)
     }
+}
+
+/// Checkpoints that must be readable, as far as that can be told.
+fn roots(folder: &Folder, catalog: Option<&Catalog>, pins: &[Pin]) -> Result<Vec<EntryKey>> {
+    let mut ids: Vec<_> = pins.iter().map(|pin| pin.checkpoint).collect();
+    if let Some(catalog) = catalog {
+        ids.extend(catalog.pins.iter().map(|pin| pin.checkpoint));
+        ids.extend(catalog.pending.iter().map(|root| root.checkpoint));
+    }
+    for name in records::list_images(folder)?.into_iter().flatten() {
+        let record = records::read_image(folder, &name)?;
+        ids.extend(record.iter().flat_map(|found| &found.value.history).map(|entry| entry.checkpoint));
+    }
+    Ok(ids.into_iter().map(|id| EntryKey::new(ChunkKind::Checkpoint, id.as_chunk())).collect())
 }
 
 /// A free key in the quarantine for what was at `key`.

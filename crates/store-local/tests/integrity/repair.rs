@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use gabion_store_core::{
-    ChunkStore, IndexStore as _,
+    ChunkStore, IndexStore as _, Store,
     clock::Timestamp,
     ops::{Depth, Job, heal},
+    stores::Healing,
     testing::{FixedClock, Rng},
 };
 use gabion_store_local::{
@@ -215,4 +216,31 @@ async fn no_image_is_dropped_silently() {
     assert_eq!(done.lost.len(), 2, "{done:?}");
     let local = open(&fs, STORE).unwrap();
     assert!(local.list_images().await.unwrap().iter().all(Result::is_err));
+}
+
+/// A store that is damaged answers with what another one has, and is whole afterwards.
+#[tokio::test]
+async fn reads_heal_from_a_store_farther_away() {
+    let other = MemFs::new();
+    make_store(&other, STORE).await;
+    let fs = damaged_store(|path, bytes| {
+        path.contains("/packs/") && {
+            // Behind the header, where the first entry's bytes are.
+            bytes[54 + 48 + 3] ^= 1;
+            true
+        }
+    })
+    .await;
+    let near = open(&fs, STORE).unwrap();
+    let healing = Healing::new(Arc::new(near.clone()), Arc::new(open(&other, STORE).unwrap()));
+    let store = Store { chunks: Arc::new(healing.clone()), index: Arc::new(near.clone()) };
+    for (image, disk) in images() {
+        assert!(content(&store, &image).await.unwrap() == disk, "image '{image}'");
+    }
+    healing.settle().await;
+    drop((store, healing, near));
+    let store = open(&fs, STORE).unwrap().into_store();
+    for (image, disk) in images() {
+        assert!(content(&store, &image).await.unwrap() == disk, "image '{image}' is not healed");
+    }
 }
