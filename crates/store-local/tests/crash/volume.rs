@@ -16,7 +16,7 @@ fn size(seed: u64) -> usize {
 
 const STEPS: usize = 24;
 /// Images looked at for each point.
-const IMAGES: usize = 14;
+const IMAGES: usize = 8;
 
 /// Nothing else goes wrong, but processes are killed between two requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
