@@ -14,6 +14,7 @@ mod concurrent;
 mod disk;
 mod ends;
 mod hints;
+mod images;
 mod life;
 mod rig;
 mod single;
