@@ -146,7 +146,7 @@ async fn survive(fs: Arc<dyn Fs>, model: &Model) -> Result<(), String> {
             return Err(format!("image {name} is none of {} that it may be", may_be.len()));
         }
     }
-    let report = check(&store, Depth::Content, &Job::default()).await.map_err(|e| e.report())?;
+    let report = check(&store, Depth::Hashes, &Job::default()).await.map_err(|e| e.report())?;
     if report.damage.is_empty() { Ok(()) } else { Err(format!("{:?}", report.damage)) }
 }
 
