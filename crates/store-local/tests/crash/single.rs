@@ -4,6 +4,7 @@ use std::{io, path::Path, sync::Arc};
 
 use gabion_store_core::{
     BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId,
+    ops::Job,
     overlay::{BlockState, Overlay as _},
 };
 use gabion_store_local::{
@@ -13,7 +14,7 @@ use gabion_store_local::{
 
 use super::{
     budget::Budget,
-    life::Life,
+    life::{Life, Process},
     rig,
     survive::{survive, survive_all},
 };
@@ -187,6 +188,73 @@ async fn a_partial_write_after_a_trim_and_a_power_failure_is_filled_up_with_what
         }
         budget.point(count);
         survive_all(&mut life, &mut budget, 20).await;
+    }
+    budget.end();
+}
+
+/// Does writes and trims of whole blocks in the middle of something else, once, as another client would.
+fn meanwhile(life: &Life, process: &Process, op: FsOp, blocks: &'static [(usize, Option<u8>)]) {
+    let (volume, model) = (process.opened.volume.clone(), life.model.clone());
+    let mut done = false;
+    process.faults.on(move |on, path| {
+        if on == op && path.to_string_lossy().ends_with(".data") && !std::mem::replace(&mut done, true) {
+            for &(block, fill) in blocks {
+                let bytes = [fill.unwrap_or(0); BLOCK_SIZE];
+                let offset = block * BLOCK_SIZE;
+                model.lock().begin(offset, &bytes);
+                match fill {
+                    Some(_) => volume.try_write(offset as u64, &bytes).unwrap().unwrap(),
+                    None => {
+                        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                        runtime.block_on(volume.trim(offset as u64, BLOCK_SIZE as u64)).unwrap();
+                    }
+                }
+                model.lock().disk.answer(offset, BLOCK_SIZE);
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A block is written, and ones that are being flushed are trimmed and written, between the moment in which a flush
+/// takes what it is about and its journal: what is journalled is what was synced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
+    let mut budget = Budget::new("a_write_that_races_a_flush_is_left_to_the_next_one", 1);
+    while let Some(seed) = budget.round() {
+        let mut life = Life::new(seed, 8 * BLOCK_SIZE);
+        let process = life.start().await;
+        life.write(&process, 0, 4 * BLOCK_SIZE).await.unwrap();
+        meanwhile(&life, &process, FsOp::Sync, &[(5, Some(5)), (1, None), (2, None), (2, Some(6))]);
+        life.flush(&process).await.unwrap();
+        let model = life.model.lock().clone();
+        assert!(model.disk.is_new(5 * BLOCK_SIZE) && model.disk.is_new(BLOCK_SIZE), "nothing raced");
+        life.flush(&process).await.unwrap();
+        drop(process);
+        survive_all(&mut life, &mut budget, 40).await;
+    }
+    budget.end();
+}
+
+/// A write is answered after the flush with which a checkpoint begins, and before the layer it went to is frozen: the
+/// next flush makes it durable, whatever becomes of the checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
+    let mut budget = Budget::new("a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush", 1);
+    while let Some(seed) = budget.round() {
+        let mut life = Life::new(seed, 8 * BLOCK_SIZE);
+        let process = life.start().await;
+        life.write(&process, 0, 4 * BLOCK_SIZE).await.unwrap();
+        meanwhile(&life, &process, FsOp::Create, &[(3, Some(5)), (6, Some(6))]);
+        let (home, options) = (&process.opened.home, rig::options());
+        let frozen = process.opened.volume.freeze(home, &options, &Job::default()).await.unwrap();
+        assert!(life.model.lock().disk.is_new(6 * BLOCK_SIZE), "nothing came between");
+        life.flush(&process).await.unwrap();
+        assert!(!life.model.lock().disk.is_new(6 * BLOCK_SIZE));
+        // The checkpoint comes to nothing.
+        drop(frozen);
+        drop(process);
+        survive_all(&mut life, &mut budget, 40).await;
     }
     budget.end();
 }
