@@ -230,6 +230,9 @@ async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
     while let Some(seed) = budget.round() {
         let mut life = Life::new(seed, 8 * BLOCK_SIZE);
         let process = life.start().await;
+        // What is below the layer is not zero, as its holes are.
+        life.write(&process, 0, 8 * BLOCK_SIZE).await.unwrap();
+        life.checkpoint(&process).await.unwrap();
         life.write(&process, 0, 4 * BLOCK_SIZE).await.unwrap();
         // Below: the sync has begun, and is not about them.
         let blocks = &[(5, Some(5)), (1, None), (2, None), (2, Some(6))];
