@@ -173,7 +173,8 @@ async fn images_are_whole_or_not_there() {
         }
         drop((store, faults));
         world.crash.unobserve();
-        let points = std::mem::take(&mut *world.points.lock());
+        let mut points = std::mem::take(&mut *world.points.lock());
+        points.push((world.crash.crash(), world.model.lock().clone()));
         for (point, model) in points {
             let mut count = 0;
             for image in point.images(world.rng.next(), IMAGES) {
