@@ -1,4 +1,4 @@
-"""A store behind 20 ms and 200 MB/s: push, pull, streaming, a cold boot, and its reads replayed."""
+"""A store behind 20 ms and 200 MB/s: push, pull, their memory, streaming, warm reads, a cold boot, its reads replayed."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import guest
+from . import guest, io_bench
 from .cloud import MB_PER_S, Cloud
 from .common import Gabion, Samples, Server, fresh, need, run, say
 
@@ -134,8 +134,60 @@ def replays(options, cloud, kit, a, samples):
             cloud.fast()
 
 
+def warm_reads(options, cloud, images, samples):
+    """All of a volume was read once: from then on it is as fast as one of the local store. Same binary, in turns."""
+    a, b = (Host(options, cloud, f"warm-{name}", f"warm-{time.monotonic_ns()}") for name in ("a", "b"))
+    b.remote = a.remote
+    a.run("import", images["base"], "vm")
+    a.at_remote("push", "vm", "--init")
+    a.run("create", "near", "--from", "vm")
+    b.at_remote("create", "far", "--from", "vm")
+    with a.serve("near") as near, b.serve("far") as far:
+        for server in (near, far):
+            run("nbdcopy", server.uri, "null:")
+        cloud.slow()
+        cloud.count()
+        for number in range(options.rounds):
+            say(f"remote: round {number + 1} of {options.rounds}, warm reads")
+            for row in ("seq read 1M QD8, MB/s", "rand read 4K QD1, kIOPS", "rand read 4K QD16, kIOPS"):
+                arguments, figure = io_bench.ROWS[row]
+                for subject, server in (("gabion", far), ("gabion, local store", near)):
+                    found = io_bench.fio(server.uri, arguments, 1 if options.quick else 4)
+                    samples.add(subject, f"warm: {row}", found[figure])
+        samples.add("gabion", "warm: requests", cloud.stats()["requests"])
+        cloud.fast()
+
+
+def peak(host, *arguments, stdin=subprocess.DEVNULL):
+    """Most memory that a command had, in MiB."""
+    command = [str(word) for word in (host.binary, *arguments)]
+    process = subprocess.Popen(command, env=host.env, stdin=stdin, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"bench: {' '.join(command)} failed")
+    return usage.ru_maxrss / 1024
+
+
+def memory(options, cloud, samples):
+    """Memory of a push and a pull of bytes that neither repeat nor compress. The server keeps them in its own."""
+    budget, gib = 64, 0.25 if options.quick else 3
+    a, b = (Host(options, cloud, f"memory-{name}", f"memory-{time.monotonic_ns()}") for name in ("a", "b"))
+    b.remote = a.remote
+    for host in (a, b):
+        host.env["GABION_MEMORY_CACHE"] = f"{budget}M"
+    with subprocess.Popen(["head", "-c", str(int(gib * 2**30)), "/dev/urandom"], stdout=subprocess.PIPE) as noise:
+        a.run("import", "-", "vm", stdin=noise.stdout)
+    for verb, host, more in (("push", a, ["--init"]), ("pull", b, [])):
+        say(f"remote: memory of a {verb}")
+        used = peak(host, verb, "vm", "--store", a.remote, *more)
+        samples.add("gabion", f"{verb} of {gib} GiB: memory beside the cache's budget, MiB", used - budget)
+    for host in (a, b):
+        shutil.rmtree(host.home)
+
+
 def bench(options, images):
-    need("nbdkit", "nbdcopy", "qemu-system-x86_64", "taskset")
+    need("nbdkit", "nbdcopy", "fio", "qemu-system-x86_64", "taskset")
     if not options.gabion:
         return {}
     if not os.access(options.testcloud, os.X_OK):
@@ -146,7 +198,10 @@ def bench(options, images):
         for number in range(options.rounds):
             say(f"remote: round {number + 1} of {options.rounds}, streams")
             streams(options, cloud, images, samples)
+        warm_reads(options, cloud, images, samples)
         kit, a = boots(options, cloud, samples)
         replays(options, cloud, kit, a, samples)
+    with Cloud(options.testcloud) as cloud:
+        memory(options, cloud, samples)
     shutil.rmtree(options.out / "remote", ignore_errors=True)
     return {f"A bucket behind 20 ms and {MB_PER_S} MB/s": samples}

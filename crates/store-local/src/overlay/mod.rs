@@ -129,6 +129,9 @@ impl LocalOverlay {
         let name = read_record(&*fs, folder)?.info.name;
         let lock = take_lock(&*fs, folder, &format!("volume '{name}'"))?;
         let mut record = read_record(&*fs, folder)?;
+        // A process that was killed, or whose sync failed, may have left the record's name in memory only. What is
+        // written from now on rests on this record, and must not be found under an older one.
+        fs.sync_dir(folder).map_err(|e| io_error("syncing", folder, e))?;
         let blocks = blocks_for(record.info.size);
         let health = Arc::new(Health::new(name));
         let layers = record

@@ -13,3 +13,5 @@ mod budget;
 mod disk;
 mod life;
 mod rig;
+mod survive;
+mod volume;
