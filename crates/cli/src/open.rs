@@ -206,13 +206,13 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
         StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
-    let below = match (&kind, &options.disk) {
+    let (memory, far) = (Arc::clone(&options.memory), Arc::clone(&direct.chunks));
+    let chunks: Arc<dyn ChunkStore> = Arc::new(match (&kind, &options.disk) {
         (StoreKind::Remote(_), Some(cache)) => {
-            Arc::new(DiskCached::new(cache.clone(), Arc::clone(&direct.chunks)))
+            Cached::trusting(memory, Arc::new(DiskCached::new(cache.clone(), far)))
         }
-        _ => Arc::clone(&direct.chunks),
-    };
-    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));
+        _ => Cached::new(memory, far),
+    });
     Opened {
         url,
         nodes: Arc::new(NodeCache::new(Arc::clone(&chunks), options.nodes)),

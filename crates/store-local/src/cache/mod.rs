@@ -4,7 +4,7 @@
 //! and what was used in it since it was written is copied to the newest. It survives restarts, and belongs to one
 //! process at a time. Entries are named by their content, so one cache serves every store and image of a host.
 //!
-//! Everything here is a hint. Each entry carries a checksum and its id, which are checked at every read, so that
+//! Everything here is a hint. Each entry carries a checksum and its id, and is hashed at every read, so that
 //! whatever a crash, a bit flip or a full disk did to it is a miss. Nothing is synced. A failing disk is a warning,
 //! once; what can't be read is forgotten, what can't be written is not kept, and no reader gets an error for it.
 //!
@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result};
+use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result, types::id_of};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
@@ -144,8 +144,8 @@ impl DiskCache {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Entries of one kind, in the order asked; `None` for those that are not here. As right as its files:
-    /// checked against checksum and id, but whoever can write them can forge both.
+    /// Entries of one kind, in the order asked; `None` for those that are not here. Each was
+    /// hashed now: it is what its id says, whoever wrote to the files.
     pub async fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Option<Bytes>> {
         let mut answers = vec![None; ids.len()];
         let mut wanted: Vec<_> =
@@ -219,6 +219,13 @@ struct Want {
     file: Arc<dyn FsFile>,
 }
 
+impl Want {
+    /// Whether `bytes`, head and content, are what is wanted; a good checksum can be forged, the hash can't.
+    fn is(&self, bytes: &[u8]) -> bool {
+        Head::matches(self.kind, &self.id, bytes) && id_of(self.kind, &bytes[HEAD_LEN..]) == self.id
+    }
+}
+
 enum Read {
     Entry(Bytes),
     Miss,
@@ -248,9 +255,7 @@ impl Inner {
         };
         match read {
             Ok(None) => return Read::WouldWait,
-            Ok(Some(())) if Head::matches(want.kind, &want.id, &bytes) => {
-                return Read::Entry(Bytes::from(bytes).slice(HEAD_LEN..));
-            }
+            Ok(Some(())) if want.is(&bytes) => return Read::Entry(Bytes::from(bytes).slice(HEAD_LEN..)),
             Ok(Some(())) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(e) => self.warn_once(&self.error("reading", e)),

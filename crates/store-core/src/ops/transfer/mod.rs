@@ -12,7 +12,7 @@
 //!   whose writer died has whole subtrees, which a rerun finds, and no node that names what is not there.
 //! - **The boot trace** of the source's image goes along with what is published, if the target's image has none.
 //! - **A source may lie**: every entry is decoded and hashed before the first of its batch is put.
-//! - **Memory** is bounded by what is in flight, some 32 MiB, and 40 bytes for each chunk and 32 for each node
+//! - **Memory** is bounded by what is in flight, some 40 MiB, and 40 bytes for each chunk and 32 for each node
 //!   that is new to the target, for its image map.
 //! - **Progress**: [`Progress::done`] counts bytes of disk in new chunks that were put, `total` is an
 //!   estimate until the walk has come to its end, `stored` counts bytes as they travelled.
@@ -65,7 +65,7 @@ pub struct TransferOptions {
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { history: false, force: false, epoch: None, width: 6 }
+        Self { history: false, force: false, epoch: None, width: 8 }
     }
 }
 
