@@ -67,7 +67,7 @@ def streams(options, cloud, images, samples):
     c = Host(options, cloud, "c", "unused")
     c.remote = a.remote
     with c.serve_remote("vm", "--no-trace") as server:
-        percent, _ = link_use(cloud, "down", lambda: run("nbdcopy", "--connections=1", "--requests=4", server.uri, "null:"))
+        percent, _ = link_use(cloud, "down", lambda: copy_out(server))
     samples.add("gabion", "read in sequence: link used, %", percent)
 
 
@@ -169,21 +169,45 @@ def peak(host, *arguments, stdin=subprocess.DEVNULL):
     return usage.ru_maxrss / 1024
 
 
-def memory(options, cloud, samples):
-    """Memory of a push and a pull of bytes that neither repeat nor compress. The server keeps them in its own."""
+# Blocks that compress to a half and never repeat: GiB as the argument, disk on standard output.
+HALVES = """
+import os, sys
+pad = (b"gabion " * 300)[:2048]
+for _ in range(int(float(sys.argv[1]) * 1024)):
+    noise = os.urandom(1 << 19)
+    sys.stdout.buffer.write(b"".join(noise[at:at + 2048] + pad for at in range(0, len(noise), 2048)))
+"""
+
+
+def large(options, cloud, samples):
+    """A disk that the link is busy with for a while, of blocks that compress to a half; and what memory that takes."""
     budget, gib = 64, 0.25 if options.quick else 3
-    a, b = (Host(options, cloud, f"memory-{name}", f"memory-{time.monotonic_ns()}") for name in ("a", "b"))
+    a, b = (Host(options, cloud, f"large-{name}", f"large-{time.monotonic_ns()}") for name in ("a", "b"))
     b.remote = a.remote
     for host in (a, b):
         host.env["GABION_MEMORY_CACHE"] = f"{budget}M"
-    with subprocess.Popen(["head", "-c", str(int(gib * 2**30)), "/dev/urandom"], stdout=subprocess.PIPE) as noise:
-        a.run("import", "-", "vm", stdin=noise.stdout)
-    for verb, host, more in (("push", a, ["--init"]), ("pull", b, [])):
-        say(f"remote: memory of a {verb}")
-        used = peak(host, verb, "vm", "--store", a.remote, *more)
-        samples.add("gabion", f"{verb} of {gib} GiB: memory beside the cache's budget, MiB", used - budget)
-    for host in (a, b):
+    with subprocess.Popen([sys.executable, "-c", HALVES, str(gib)], stdout=subprocess.PIPE) as disk:
+        a.run("import", "-", "vm", stdin=disk.stdout)
+    a.at_remote("init", a.remote)
+    for verb, host, direction in (("push", a, "up"), ("pull", b, "down")):
+        say(f"remote: {verb} of {gib} GiB")
+        used = []
+        percent, _ = link_use(cloud, direction, lambda: used.append(peak(host, verb, "vm", "--store", a.remote)))
+        samples.add("gabion", f"{verb} of {gib} GiB, half compressible: link used, %", percent)
+        samples.add("gabion", f"{verb} of {gib} GiB: memory beside the cache's budget, MiB", used[0] - budget)
+    say(f"remote: read of {gib} GiB")
+    c = Host(options, cloud, "large-c", "unused")
+    c.remote = a.remote
+    with c.serve_remote("vm", "--no-trace") as server:
+        percent, _ = link_use(cloud, "down", lambda: copy_out(server))
+    samples.add("gabion", f"read of {gib} GiB in sequence, half compressible: link used, %", percent)
+    for host in (a, b, c):
         shutil.rmtree(host.home)
+
+
+def copy_out(server):
+    """Reads an export in sequence."""
+    run("nbdcopy", "--connections=1", "--requests=4", server.uri, "null:")
 
 
 def bench(options, images):
@@ -202,6 +226,6 @@ def bench(options, images):
         kit, a = boots(options, cloud, samples)
         replays(options, cloud, kit, a, samples)
     with Cloud(options.testcloud) as cloud:
-        memory(options, cloud, samples)
+        large(options, cloud, samples)
     shutil.rmtree(options.out / "remote", ignore_errors=True)
     return {f"A bucket behind 20 ms and {MB_PER_S} MB/s": samples}

@@ -241,11 +241,10 @@ pub async fn init(url: &StoreUrl, options: &StackOptions) -> Result<()> {
     }
 }
 
-/// Makes a folder and its parents, readable by their owner alone.
+/// Makes a folder and its parents, durably, readable by their owner alone.
 pub(crate) fn make_folders(folder: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
+    gabion_store_local::fs::make_folders(&StdFs, folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{} is a file where a folder is needed", folder.display()))
         }
         _ => Error::io(format!("folder {} can't be made", folder.display()), e),

@@ -363,6 +363,16 @@ pub async fn pin(store: &Store, clock: &dyn Clock, owner: VolumeId, checkpoint: 
     .await
 }
 
+/// Makes everything put so far durable and known to every handle of the store, though no name leads to it yet. Not
+/// more than that: a collector may take it again after its grace.
+pub(super) async fn name_entries(store: &Store) -> Result<()> {
+    let synced = store.chunks.sync().await?;
+    if synced.locators.is_empty() {
+        return Ok(());
+    }
+    change_catalog(store, |catalog| add_locators(catalog, &synced)).await
+}
+
 fn add_pin(catalog: &mut Catalog, pin: Pin) {
     let key = (pin.owner, pin.checkpoint);
     if let Err(at) = catalog.pins.binary_search_by_key(&key, |pin| (pin.owner, pin.checkpoint)) {

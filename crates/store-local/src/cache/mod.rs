@@ -35,7 +35,7 @@ use tokio::runtime::Handle;
 
 pub use layer::DiskCached;
 
-use crate::fs::{Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
+use crate::fs::{Fs, FsFile, FsFileExt as _, FsLock, OpenMode, make_folders};
 use index::{Index, Place};
 use queue::{Entry, Queue};
 use segment::{HEAD_LEN, Head};
@@ -106,7 +106,7 @@ impl DiskCache {
 
     fn open_with(fs: Arc<dyn Fs>, dir: &Path, capacity: u64, segment_len: u64) -> Result<Self> {
         let error = |doing, e| Error::io(format!("{doing} disk cache {}", dir.display()), e);
-        make_dirs(&*fs, dir).map_err(|e| error("making", e))?;
+        make_folders(&*fs, dir).map_err(|e| error("making", e))?;
         let lock = fs.lock(&dir.join(LOCK), false).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => Error::new(
                 ErrorKind::Conflict,
@@ -318,20 +318,6 @@ fn number_of(name: &Path) -> Option<u32> {
     let digits = name.to_str()?.strip_suffix(SUFFIX)?.strip_suffix('.')?;
     let number = u32::from_str_radix(digits, 16).ok()?;
     (format!("{number:08x}") == digits).then_some(number)
-}
-
-fn make_dirs(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
-    match fs.create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => {
-                make_dirs(fs, parent)?;
-                fs.create_dir(dir)
-            }
-            _ => Err(e),
-        },
-        done => done,
-    }
 }
 
 impl fmt::Debug for DiskCache {

@@ -22,8 +22,20 @@ pub(crate) struct Model {
     pub(crate) reported: Vec<CheckpointId>,
     /// What checkpoints may hold: one for each that was asked for.
     pub(crate) asked: Vec<Arc<Vec<u8>>>,
+    /// One that is being made while others write may hold any of these.
+    pub(crate) asking: Option<Disk>,
     /// The disk is being made larger, or its process died meanwhile.
     pub(crate) growing: Option<usize>,
+}
+
+impl Model {
+    /// A write is on its way.
+    pub(crate) fn begin(&mut self, offset: usize, bytes: &[u8]) {
+        self.disk.begin(offset, bytes);
+        if let Some(asking) = &mut self.asking {
+            asking.begin(offset, bytes);
+        }
+    }
 }
 
 pub(crate) type Points = Arc<Mutex<VecDeque<(CrashPoint, Model)>>>;
@@ -50,7 +62,13 @@ impl Life {
         let below = FaultFs::new(Arc::new(MemFs::new()));
         let crash = CrashFs::new(Arc::new(below.clone()), Path::new("/"), seed).unwrap();
         rig::make(&(Arc::new(crash.clone()) as Arc<dyn Fs>), size).unwrap();
-        let model = Model { disk: Disk::new(size), reported: Vec::new(), asked: Vec::new(), growing: None };
+        let model = Model {
+            disk: Disk::new(size),
+            reported: Vec::new(),
+            asked: Vec::new(),
+            asking: None,
+            growing: None,
+        };
         let (model, points) = (Arc::new(Mutex::new(model)), Points::default());
         let life = Self { below, crash, model, points, rng: Rng::new(seed) };
         let (model, points) = (life.model.clone(), life.points.clone());
@@ -118,13 +136,7 @@ impl Life {
                 let len = (len.div_ceil(BLOCK_SIZE) * BLOCK_SIZE).min(size - block);
                 self.write(process, block, len).await
             }
-            5 => {
-                let (at, length) = (offset as u64, len as u64);
-                let whole = BlockRange::within(at, length, size as u64);
-                let from = whole.start as usize * BLOCK_SIZE;
-                let to = (whole.end as usize * BLOCK_SIZE).min(size);
-                self.zeroing(from, to.saturating_sub(from), volume.trim(at, length)).await
-            }
+            5 => self.trim(process, offset, len).await,
             6 => {
                 let mode = ZeroMode { no_hole: self.rng.below(2) == 0, fast: false };
                 self.zeroing(offset, len, volume.write_zeroes(offset as u64, len as u64, mode)).await
@@ -139,7 +151,7 @@ impl Life {
 
     pub(crate) async fn write(&mut self, process: &Process, offset: usize, len: usize) -> Result<()> {
         let bytes = self.rng.bytes(len);
-        self.model.lock().disk.begin(offset, &bytes);
+        self.model.lock().begin(offset, &bytes);
         match process.opened.volume.try_write(offset as u64, &bytes) {
             Some(done) => done?,
             None => process.opened.volume.write(offset as u64, Bytes::from(bytes)).await?,
@@ -148,13 +160,22 @@ impl Life {
         Ok(())
     }
 
+    pub(crate) async fn trim(&mut self, process: &Process, offset: usize, len: usize) -> Result<()> {
+        let size = self.model.lock().disk.size();
+        let whole = BlockRange::within(offset as u64, len as u64, size as u64);
+        let from = whole.start as usize * BLOCK_SIZE;
+        let to = (whole.end as usize * BLOCK_SIZE).min(size);
+        let trim = process.opened.volume.trim(offset as u64, len as u64);
+        self.zeroing(from, to.saturating_sub(from), trim).await
+    }
+
     async fn zeroing(
         &mut self,
         offset: usize,
         len: usize,
         request: impl Future<Output = Result<()>>,
     ) -> Result<()> {
-        self.model.lock().disk.begin(offset, &vec![0; len]);
+        self.model.lock().begin(offset, &vec![0; len]);
         request.await?;
         self.model.lock().disk.answer(offset, len);
         Ok(())
