@@ -124,7 +124,7 @@ impl EntryHeader {
 
     /// Whether the checksum over header and stored bytes holds.
     pub fn check(&self, stored: &[u8]) -> bool {
-        stored.len() == self.stored_len as usize && self.checksum(stored) == self.crc
+        stored.len() == self.stored_len as usize && (cfg!(fuzzing) || self.checksum(stored) == self.crc)
     }
 }
 
