@@ -42,7 +42,7 @@ class Cloud:
         rows = json.loads(self._ask("GET", "/_cloud/stats"))["rows"]
         return {
             "requests": sum(row["requests"] for row in rows),
-            "puts of packs": sum(row["requests"] for row in rows if (row["operation"], row["class"]) == ("put", "pack")),
+            "puts of packs": sum(row["requests"] for row in rows if (row["operation"], row["class"]) == ("put", "packs")),
             "up": sum(row["bytes_in"] for row in rows),
             "down": sum(row["bytes_out"] for row in rows),
         }

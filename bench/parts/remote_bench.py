@@ -1,4 +1,4 @@
-"""A store behind 20 ms and 200 MB/s: push, pull, streaming, a cold boot, and its reads replayed."""
+"""A store behind 20 ms and 200 MB/s: push, pull, their memory, streaming, warm reads, a cold boot, its reads replayed."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import guest
+from . import guest, io_bench
 from .cloud import MB_PER_S, Cloud
 from .common import Gabion, Samples, Server, fresh, need, run, say
 
@@ -67,7 +67,7 @@ def streams(options, cloud, images, samples):
     c = Host(options, cloud, "c", "unused")
     c.remote = a.remote
     with c.serve_remote("vm", "--no-trace") as server:
-        percent, _ = link_use(cloud, "down", lambda: run("nbdcopy", "--connections=1", "--requests=4", server.uri, "null:"))
+        percent, _ = link_use(cloud, "down", lambda: copy_out(server))
     samples.add("gabion", "read in sequence: link used, %", percent)
 
 
@@ -134,8 +134,84 @@ def replays(options, cloud, kit, a, samples):
             cloud.fast()
 
 
+def warm_reads(options, cloud, images, samples):
+    """All of a volume was read once: from then on it is as fast as one of the local store. Same binary, in turns."""
+    a, b = (Host(options, cloud, f"warm-{name}", f"warm-{time.monotonic_ns()}") for name in ("a", "b"))
+    b.remote = a.remote
+    a.run("import", images["base"], "vm")
+    a.at_remote("push", "vm", "--init")
+    a.run("create", "near", "--from", "vm")
+    b.at_remote("create", "far", "--from", "vm")
+    with a.serve("near") as near, b.serve("far") as far:
+        for server in (near, far):
+            run("nbdcopy", server.uri, "null:")
+        cloud.slow()
+        cloud.count()
+        for number in range(options.rounds):
+            say(f"remote: round {number + 1} of {options.rounds}, warm reads")
+            for row in ("seq read 1M QD8, MB/s", "rand read 4K QD1, kIOPS", "rand read 4K QD16, kIOPS"):
+                arguments, figure = io_bench.ROWS[row]
+                for subject, server in (("gabion", far), ("gabion, local store", near)):
+                    found = io_bench.fio(server.uri, arguments, 1 if options.quick else 4)
+                    samples.add(subject, f"warm: {row}", found[figure])
+        samples.add("gabion", "warm: requests", cloud.stats()["requests"])
+        cloud.fast()
+
+
+def peak(host, *arguments, stdin=subprocess.DEVNULL):
+    """Most memory that a command had, in MiB."""
+    command = [str(word) for word in (host.binary, *arguments)]
+    process = subprocess.Popen(command, env=host.env, stdin=stdin, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"bench: {' '.join(command)} failed")
+    return usage.ru_maxrss / 1024
+
+
+# Blocks that compress to a half and never repeat: GiB as the argument, disk on standard output.
+HALVES = """
+import os, sys
+pad = (b"gabion " * 300)[:2048]
+for _ in range(int(float(sys.argv[1]) * 1024)):
+    noise = os.urandom(1 << 19)
+    sys.stdout.buffer.write(b"".join(noise[at:at + 2048] + pad for at in range(0, len(noise), 2048)))
+"""
+
+
+def large(options, cloud, samples):
+    """A disk that the link is busy with for a while, of blocks that compress to a half; and what memory that takes."""
+    budget, gib = 64, 0.25 if options.quick else 3
+    a, b = (Host(options, cloud, f"large-{name}", f"large-{time.monotonic_ns()}") for name in ("a", "b"))
+    b.remote = a.remote
+    for host in (a, b):
+        host.env["GABION_MEMORY_CACHE"] = f"{budget}M"
+    with subprocess.Popen([sys.executable, "-c", HALVES, str(gib)], stdout=subprocess.PIPE) as disk:
+        a.run("import", "-", "vm", stdin=disk.stdout)
+    a.at_remote("init", a.remote)
+    for verb, host, direction in (("push", a, "up"), ("pull", b, "down")):
+        say(f"remote: {verb} of {gib} GiB")
+        used = []
+        percent, _ = link_use(cloud, direction, lambda: used.append(peak(host, verb, "vm", "--store", a.remote)))
+        samples.add("gabion", f"{verb} of {gib} GiB, half compressible: link used, %", percent)
+        samples.add("gabion", f"{verb} of {gib} GiB: memory beside the cache's budget, MiB", used[0] - budget)
+    say(f"remote: read of {gib} GiB")
+    c = Host(options, cloud, "large-c", "unused")
+    c.remote = a.remote
+    with c.serve_remote("vm", "--no-trace") as server:
+        percent, _ = link_use(cloud, "down", lambda: copy_out(server))
+    samples.add("gabion", f"read of {gib} GiB in sequence, half compressible: link used, %", percent)
+    for host in (a, b, c):
+        shutil.rmtree(host.home)
+
+
+def copy_out(server):
+    """Reads an export in sequence."""
+    run("nbdcopy", "--connections=1", "--requests=4", server.uri, "null:")
+
+
 def bench(options, images):
-    need("nbdkit", "nbdcopy", "qemu-system-x86_64", "taskset")
+    need("nbdkit", "nbdcopy", "fio", "qemu-system-x86_64", "taskset")
     if not options.gabion:
         return {}
     if not os.access(options.testcloud, os.X_OK):
@@ -146,7 +222,10 @@ def bench(options, images):
         for number in range(options.rounds):
             say(f"remote: round {number + 1} of {options.rounds}, streams")
             streams(options, cloud, images, samples)
+        warm_reads(options, cloud, images, samples)
         kit, a = boots(options, cloud, samples)
         replays(options, cloud, kit, a, samples)
+    with Cloud(options.testcloud) as cloud:
+        large(options, cloud, samples)
     shutil.rmtree(options.out / "remote", ignore_errors=True)
     return {f"A bucket behind 20 ms and {MB_PER_S} MB/s": samples}

@@ -29,6 +29,13 @@ pub(crate) struct Args {
     pub(crate) verb: Verb,
 }
 
+impl Verb {
+    /// Whether it copies images between stores.
+    pub(crate) const fn transfers(&self) -> bool {
+        matches!(self, Self::Push { .. } | Self::Pull { .. } | Self::Copy { .. })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Make an empty store

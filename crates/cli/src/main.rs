@@ -1,5 +1,6 @@
 //! The `gabion` command: parses, calls the library, prints.
 
+mod arenas;
 mod args;
 mod commands;
 mod exit;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(usage) => return answer(&usage),
     };
+    if args.verb.transfers() {
+        arenas::few();
+    }
     let output = Output::new(args.json);
     let asked = std::env::var("GABION_LOG").ok().filter(|text| !text.is_empty());
     let filter =

@@ -206,13 +206,13 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
         StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
-    let below = match (&kind, &options.disk) {
+    let (memory, far) = (Arc::clone(&options.memory), Arc::clone(&direct.chunks));
+    let chunks: Arc<dyn ChunkStore> = Arc::new(match (&kind, &options.disk) {
         (StoreKind::Remote(_), Some(cache)) => {
-            Arc::new(DiskCached::new(cache.clone(), Arc::clone(&direct.chunks)))
+            Cached::trusting(memory, Arc::new(DiskCached::new(cache.clone(), far)))
         }
-        _ => Arc::clone(&direct.chunks),
-    };
-    let chunks: Arc<dyn ChunkStore> = Arc::new(Cached::new(Arc::clone(&options.memory), below));
+        _ => Cached::new(memory, far),
+    });
     Opened {
         url,
         nodes: Arc::new(NodeCache::new(Arc::clone(&chunks), options.nodes)),
@@ -241,11 +241,10 @@ pub async fn init(url: &StoreUrl, options: &StackOptions) -> Result<()> {
     }
 }
 
-/// Makes a folder and its parents, readable by their owner alone.
+/// Makes a folder and its parents, durably, readable by their owner alone.
 pub(crate) fn make_folders(folder: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => {
+    gabion_store_local::fs::make_folders(&StdFs, folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotADirectory => {
             Error::invalid(format!("{} is a file where a folder is needed", folder.display()))
         }
         _ => Error::io(format!("folder {} can't be made", folder.display()), e),

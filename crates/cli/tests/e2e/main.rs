@@ -5,6 +5,7 @@
 //! is missing fails its tests. `GABION_TEST_BIN` names another binary to test, such as a release build.
 
 mod clients;
+mod cold_boot;
 mod crash;
 mod errors;
 mod guest;

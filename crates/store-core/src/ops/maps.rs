@@ -50,7 +50,7 @@ impl NewMap {
     }
 
     /// Stores the map, unless it is.
-    async fn store(&mut self, store: &Store) -> Result<MapId> {
+    pub(super) async fn store(&mut self, store: &Store) -> Result<MapId> {
         if !self.stored {
             store.index.put_map(self.id, self.bytes.clone()).await?;
             self.stored = true;

@@ -24,6 +24,8 @@
 //! it. The epoch is compared in the record whose version the CAS compares, so that a displaced writer can't
 //! publish from the moment of the claim on.
 
+use tokio::try_join;
+
 use super::maps::{self, NewMap};
 use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
@@ -124,7 +126,7 @@ pub async fn store_checkpoint(store: &Store, checkpoint: &Checkpoint) -> Result<
 pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Result<Published> {
     let synced = store.chunks.sync().await?;
     let pending = PendingRoot { checkpoint: what.checkpoint, image: what.image.clone(), since: clock.now() };
-    change_catalog(store, |catalog| {
+    let named = change_catalog(store, |catalog| {
         add_locators(catalog, &synced)?;
         let at = catalog.pending.binary_search_by(|root| pending_key(root).cmp(&pending_key(&pending)));
         if let Err(at) = at {
@@ -136,14 +138,10 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
             add_pin(catalog, Pin { owner: volume, checkpoint: what.checkpoint, since: pending.since });
         }
         Ok(())
-    })
-    .await?;
-    let map = match what {
-        // The other image's maps tell of all of it.
-        Publish { nodes: [], chunks: [], maps_of: Some(_), pin: None, .. } => None,
-        _ => maps::make(store, what.checkpoint, what.nodes, what.chunks).await?,
-    };
-    let changed = change_image(store, what, map).await;
+    });
+    // The record waits for the catalog; what it takes to write it does not.
+    let ((), first) = try_join!(named, Draft::prepare(store, what))?;
+    let changed = change_image(store, what, first).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable
     {
@@ -226,16 +224,39 @@ fn displaced(image: &ImageName) -> Error {
     Error::new(ErrorKind::Conflict, why)
 }
 
-async fn change_image(
-    store: &Store,
-    what: Publish<'_>,
-    mut map: Option<NewMap>,
-) -> Result<(ImageRecord, Vec<MapId>)> {
-    for attempt in 0..ATTEMPTS {
-        let mut found = match attempt {
-            0 => store.index.recall_image(what.image).await?,
-            _ => store.index.read_image(what.image).await?,
+/// What the first attempt at a record starts from.
+struct Draft {
+    /// The record as it was recalled.
+    found: Option<Versioned<ImageRecord>>,
+    map: Option<NewMap>,
+}
+
+impl Draft {
+    async fn prepare(store: &Store, what: Publish<'_>) -> Result<Self> {
+        let found = store.index.recall_image(what.image).await?;
+        let mut map = match what {
+            // The other image's maps tell of all of it.
+            Publish { nodes: [], chunks: [], maps_of: Some(_), pin: None, .. } => None,
+            _ => maps::make(store, what.checkpoint, what.nodes, what.chunks).await?,
         };
+        let maps = match &found {
+            Some(found) => found.value.maps.len(),
+            // Those of the other image come to it.
+            None => what.maps_of.map_or(0, |_| ImageRecord::MAX_MAPS),
+        };
+        if let Some(map) = map.as_mut().filter(|_| maps < ImageRecord::MAX_MAPS) {
+            map.store(store).await?;
+        }
+        Ok(Self { found, map })
+    }
+}
+
+async fn change_image(store: &Store, what: Publish<'_>, first: Draft) -> Result<(ImageRecord, Vec<MapId>)> {
+    let Draft { mut found, mut map } = first;
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            found = store.index.read_image(what.image).await?;
+        }
         let mut fit = fits(found.as_ref().map(|found| &found.value), &what);
         if attempt == 0 && !matches!(fit, Ok(Fits::Yes)) {
             // What was recalled may be old, and decides nothing.
@@ -333,6 +354,16 @@ pub async fn pin(store: &Store, clock: &dyn Clock, owner: VolumeId, checkpoint: 
         Ok(())
     })
     .await
+}
+
+/// Makes everything put so far durable and known to every handle of the store, though no name leads to it yet. Not
+/// more than that: a collector may take it again after its grace.
+pub(super) async fn name_entries(store: &Store) -> Result<()> {
+    let synced = store.chunks.sync().await?;
+    if synced.locators.is_empty() {
+        return Ok(());
+    }
+    change_catalog(store, |catalog| add_locators(catalog, &synced)).await
 }
 
 fn add_pin(catalog: &mut Catalog, pin: Pin) {

@@ -18,8 +18,9 @@ const EVIDENCE: u32 = 3;
 /// its last.
 const LEAST_PIECE: u64 = 256 << 10;
 const MOST_PIECE: u64 = 4 << 20;
-/// Bytes fetched ahead of a stream at most: 20 ms of a link of 200 MB/s are 4 MB, which may decode to thrice that.
-pub(super) const MOST_AHEAD: u64 = 32 << 20;
+/// Bytes fetched ahead of a stream at most: 20 ms of a link of 200 MB/s are 4 MB, which may decode to thrice that, and
+/// as much again is being decoded and read.
+pub(super) const MOST_AHEAD: u64 = 48 << 20;
 /// How far apart reads of a stream may be: what one chunk holds, which the reads between found in memory.
 const SLACK: u64 = crate::types::MAX_CHUNK_LEN as u64;
 /// Bytes of a region of the mask; see [`Streams::due`].

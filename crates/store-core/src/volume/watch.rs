@@ -24,7 +24,7 @@ use crate::BlockRange;
 const UNIT: u64 = 64 << 10;
 /// Pieces asked of stores at a time. If all of them were, they would share the link, land together, and leave it idle
 /// for a round trip after each window; so they land one behind the other, with enough on the way to fill it.
-const LANES: usize = 6;
+const LANES: usize = 12;
 
 /// How much the disks that share it may be fetching ahead at a time; see
 /// [`IndexBase::with_readahead`](super::IndexBase::with_readahead). A clone shares it, too.
@@ -37,7 +37,7 @@ pub struct Readahead {
 
 impl Readahead {
     /// At most `bytes` of disk content on its way, but one piece of up to 4 MiB always; ahead of one stream at most
-    /// half of it. What is fetched waits in the memory cache to be read: a quarter of that is a good measure.
+    /// three quarters of it. What is fetched waits in the memory cache to be read: a quarter of that is a good measure.
     pub fn new(bytes: u64) -> Self {
         let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX).clamp(1, 1 << 20);
         Self { room: Arc::new(Semaphore::new(units as usize)), units, lanes: Arc::new(Semaphore::new(LANES)) }
@@ -70,7 +70,7 @@ impl Readahead {
     }
 }
 
-/// 64 MiB: two streams at full length.
+/// 64 MiB: one stream at full length, and some beside it.
 impl Default for Readahead {
     fn default() -> Self {
         Self::new(64 << 20)
@@ -96,7 +96,7 @@ struct Seen {
 
 impl Watch {
     pub(super) fn new(readahead: Option<Readahead>) -> Self {
-        let most_ahead = readahead.as_ref().map_or(MOST_AHEAD, |room| u64::from(room.units) * UNIT / 2);
+        let most_ahead = readahead.as_ref().map_or(MOST_AHEAD, |room| u64::from(room.units) * UNIT / 4 * 3);
         let seen = Seen { streams: Streams::new(most_ahead), recorder: None, size: 0 };
         Self { marked: AtomicU64::new(0), seen: Mutex::new(seen), readahead }
     }

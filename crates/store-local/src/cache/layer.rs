@@ -14,8 +14,9 @@ use gabion_store_core::{
 
 use super::DiskCache;
 
-/// A store behind a disk cache. Stands below the memory (`Cached`) and above everything slow; it brings its own
-/// [`Verify`], so that only bytes that match their id get into the cache, and a lying store is found out before.
+/// A store behind a disk cache. Stands below the memory ([`Cached::trusting`](gabion_store_core::stores::Cached::trusting)) and above everything slow; it brings
+/// its own [`Verify`], so that only bytes that match their id get into the cache, and a lying store is found out
+/// before. All it answers was hashed, here or in the cache.
 ///
 /// Reads of entries are answered from the cache and, for the rest, by one batch of the store below, which fills
 /// the cache beside the reader, not before it. A part of an entry is cut out of the whole: the checksum on disk

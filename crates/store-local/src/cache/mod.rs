@@ -4,7 +4,7 @@
 //! and what was used in it since it was written is copied to the newest. It survives restarts, and belongs to one
 //! process at a time. Entries are named by their content, so one cache serves every store and image of a host.
 //!
-//! Everything here is a hint. Each entry carries a checksum and its id, which are checked at every read, so that
+//! Everything here is a hint. Each entry carries a checksum and its id, and is hashed at every read, so that
 //! whatever a crash, a bit flip or a full disk did to it is a miss. Nothing is synced. A failing disk is a warning,
 //! once; what can't be read is forgotten, what can't be written is not kept, and no reader gets an error for it.
 //!
@@ -29,13 +29,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result};
+use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result, types::id_of};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 pub use layer::DiskCached;
 
-use crate::fs::{Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
+use crate::fs::{Fs, FsFile, FsFileExt as _, FsLock, OpenMode, make_folders};
 use index::{Index, Place};
 use queue::{Entry, Queue};
 use segment::{HEAD_LEN, Head};
@@ -106,7 +106,7 @@ impl DiskCache {
 
     fn open_with(fs: Arc<dyn Fs>, dir: &Path, capacity: u64, segment_len: u64) -> Result<Self> {
         let error = |doing, e| Error::io(format!("{doing} disk cache {}", dir.display()), e);
-        make_dirs(&*fs, dir).map_err(|e| error("making", e))?;
+        make_folders(&*fs, dir).map_err(|e| error("making", e))?;
         let lock = fs.lock(&dir.join(LOCK), false).map_err(|e| match e.kind() {
             io::ErrorKind::WouldBlock => Error::new(
                 ErrorKind::Conflict,
@@ -144,8 +144,8 @@ impl DiskCache {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Entries of one kind, in the order asked; `None` for those that are not here. As right as its files:
-    /// checked against checksum and id, but whoever can write them can forge both.
+    /// Entries of one kind, in the order asked; `None` for those that are not here. Each was
+    /// hashed now: it is what its id says, whoever wrote to the files.
     pub async fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Option<Bytes>> {
         let mut answers = vec![None; ids.len()];
         let mut wanted: Vec<_> =
@@ -219,6 +219,13 @@ struct Want {
     file: Arc<dyn FsFile>,
 }
 
+impl Want {
+    /// Whether `bytes`, head and content, are what is wanted; a good checksum can be forged, the hash can't.
+    fn is(&self, bytes: &[u8]) -> bool {
+        Head::matches(self.kind, &self.id, bytes) && id_of(self.kind, &bytes[HEAD_LEN..]) == self.id
+    }
+}
+
 enum Read {
     Entry(Bytes),
     Miss,
@@ -248,9 +255,7 @@ impl Inner {
         };
         match read {
             Ok(None) => return Read::WouldWait,
-            Ok(Some(())) if Head::matches(want.kind, &want.id, &bytes) => {
-                return Read::Entry(Bytes::from(bytes).slice(HEAD_LEN..));
-            }
+            Ok(Some(())) if want.is(&bytes) => return Read::Entry(Bytes::from(bytes).slice(HEAD_LEN..)),
             Ok(Some(())) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
             Err(e) => self.warn_once(&self.error("reading", e)),
@@ -313,20 +318,6 @@ fn number_of(name: &Path) -> Option<u32> {
     let digits = name.to_str()?.strip_suffix(SUFFIX)?.strip_suffix('.')?;
     let number = u32::from_str_radix(digits, 16).ok()?;
     (format!("{number:08x}") == digits).then_some(number)
-}
-
-fn make_dirs(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
-    match fs.create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match dir.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => {
-                make_dirs(fs, parent)?;
-                fs.create_dir(dir)
-            }
-            _ => Err(e),
-        },
-        done => done,
-    }
 }
 
 impl fmt::Debug for DiskCache {

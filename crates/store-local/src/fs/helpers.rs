@@ -138,6 +138,48 @@ fn temporary_name(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The folder that a path lies in: the current one if it says none, and `/` for itself.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        None if path.has_root() => path,
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a folder, and those above it that are missing, durably. What is there already is fine, if it is a folder.
+pub fn make_folders(fs: &dyn Fs, path: &Path) -> io::Result<()> {
+    let above = folder_of(path);
+    match fs.create_dir(path) {
+        Ok(()) => {
+            fs.sync_dir(above)?;
+            keep_name(fs, above)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound && above != path => {
+            make_folders(fs, above)?;
+            fs.create_dir(path)?;
+            fs.sync_dir(above)
+        }
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            if !fs.stat(path)?.is_dir {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            keep_name(fs, path)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Makes the name of a folder durable that was there: who made it may have been killed before that. Those above it
+/// are, since each is before anything is made in it.
+fn keep_name(fs: &dyn Fs, folder: &Path) -> io::Result<()> {
+    match fs.sync_dir(folder_of(folder)) {
+        // A folder that is nobody's to read has nothing that we made.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Removes a file, or a folder with all in it. What is not there is removed already. Not durable.
 pub fn remove_tree(fs: &dyn Fs, path: &Path) -> io::Result<()> {
     let gone = |done: io::Result<()>| match done {

@@ -26,7 +26,8 @@ mod tests;
 pub use crash_fs::{CrashFs, CrashImage, CrashPoint, CrashPoints};
 #[cfg(any(test, feature = "testing"))]
 pub use fault_fs::{FaultFs, FsFault, FsOp, On};
-pub use helpers::{FsFileExt, exists, read_whole, remove_tree, replace};
+pub(crate) use helpers::folder_of;
+pub use helpers::{FsFileExt, exists, make_folders, read_whole, remove_tree, replace};
 #[cfg(any(test, feature = "testing"))]
 pub use mem_fs::MemFs;
 pub use std_fs::StdFs;

@@ -2,7 +2,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use super::{CrashFs, Fs, FsFileExt as _, MemFs, OpenMode, StdFs, exists, read_whole, replace};
+use super::{
+    CrashFs, FaultFs, Fs, FsFault, FsFileExt as _, MemFs, On, OpenMode, StdFs, exists, make_folders,
+    read_whole, replace,
+};
 
 fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
     match result {
@@ -142,6 +145,33 @@ fn replacing() {
         assert_eq!(kind(read_whole(&**fs, &path, 3)), io::ErrorKind::InvalidData);
         assert_eq!(kind(replace(&**fs, &root.join("no/record"), b"")), io::ErrorKind::NotFound);
     });
+}
+
+#[test]
+fn folders_are_durable_whoever_began_to_make_them() {
+    on_each(|fs, root| {
+        let deep = root.join("a/b/c");
+        make_folders(&**fs, &deep).unwrap();
+        make_folders(&**fs, &deep).unwrap();
+        assert!(fs.stat(&deep).unwrap().is_dir);
+        fs.open(&root.join("file"), OpenMode::Create).unwrap();
+        assert_eq!(kind(make_folders(&**fs, &root.join("file"))), io::ErrorKind::NotADirectory);
+        assert_eq!(kind(make_folders(&**fs, &root.join("file/x"))), io::ErrorKind::NotADirectory);
+    });
+    for died_after in 0.. {
+        let crash = CrashFs::new(Arc::new(MemFs::new()), Path::new("/"), 1).unwrap();
+        let dies = FaultFs::new(Arc::new(crash.clone()));
+        dies.fail(On::change().skip(died_after).always(), FsFault::EIO);
+        let lived = make_folders(&dies, Path::new("/a/b/c")).is_ok();
+        make_folders(&crash, Path::new("/a/b/c")).unwrap();
+        for image in crash.crash().images(1, usize::MAX) {
+            assert!(exists(image.fs(), Path::new("/a/b/c")).unwrap(), "died after {died_after}; {image}");
+        }
+        if lived {
+            assert!(died_after > 6);
+            break;
+        }
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ use gabion_store_core::{
 };
 use parking_lot::{Mutex, RwLock};
 
-use crate::fs::{Fs, FsLock, exists, read_whole, replace};
+use crate::fs::{Fs, FsLock, exists, folder_of, read_whole, replace};
 use health::Health;
 use layer::LocalLayer;
 use record::{LayerFiles, MAX_LAYERS, MAX_RECORD_LEN, VolumeInfo, VolumeRecord};
@@ -104,9 +104,7 @@ impl LocalOverlay {
         let layer = LocalLayer::create(&*fs, folder, files, blocks, health.clone())?;
         // The layer's names, and the folder's own, must be durable before the record says that they are.
         fs.sync_dir(folder).map_err(|e| io_error("syncing", folder, e))?;
-        // A relative path of one part has the empty path as its parent.
-        let parent =
-            folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = folder_of(folder);
         fs.sync_dir(parent).map_err(|e| io_error("syncing", parent, e))?;
         replace(&*fs, &folder.join(RECORD), &bytes).map_err(|e| {
             // It may have its name already; a volume that is said not to be there must not be.
@@ -129,6 +127,9 @@ impl LocalOverlay {
         let name = read_record(&*fs, folder)?.info.name;
         let lock = take_lock(&*fs, folder, &format!("volume '{name}'"))?;
         let mut record = read_record(&*fs, folder)?;
+        // A process that was killed, or whose sync failed, may have left the record's name in memory only. What is
+        // written from now on rests on this record, and must not be found under an older one.
+        fs.sync_dir(folder).map_err(|e| io_error("syncing", folder, e))?;
         let blocks = blocks_for(record.info.size);
         let health = Arc::new(Health::new(name));
         let layers = record

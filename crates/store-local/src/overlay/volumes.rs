@@ -16,7 +16,7 @@ use super::{
     record::{VolumeInfo, VolumeRecord},
     take_lock,
 };
-use crate::fs::{Fs, exists, remove_tree};
+use crate::fs::{Fs, exists, make_folders, remove_tree};
 
 /// The volumes of a host. A volume's folder is named by a hash of its name, since names nest and file
 /// systems fold case; the name stands in the record and is checked.
@@ -89,18 +89,9 @@ impl Volumes {
         Ok(record)
     }
 
-    /// Makes a volume, see [`LocalOverlay::create`]. The root is made if it does not exist; its parent does.
+    /// Makes a volume, see [`LocalOverlay::create`]. The root is made if it does not exist, with all above it.
     pub fn create(&self, info: VolumeInfo) -> Result<LocalOverlay> {
-        match self.fs.create_dir(&self.root) {
-            Ok(()) => {
-                let parent = self.root.parent().filter(|parent| !parent.as_os_str().is_empty());
-                self.fs
-                    .sync_dir(parent.unwrap_or(Path::new(".")))
-                    .map_err(|e| io_error("syncing the parent of", &self.root, e))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(io_error("making", &self.root, e)),
-        }
+        make_folders(&*self.fs, &self.root).map_err(|e| io_error("making", &self.root, e))?;
         LocalOverlay::create(self.fs.clone(), &self.folder(&info.name), info)
     }
 

@@ -39,7 +39,7 @@ use gabion_store_core::{
         layout,
         rows::EntryKey,
     },
-    store::Placement,
+    store::{Placement, Version},
     types::{PackId, WriteId},
 };
 use parking_lot::Mutex;
@@ -53,7 +53,7 @@ use read::Packs;
 use seal::Sealing;
 use writer::{Prepared, Running, Writer};
 
-use crate::fs::Fs;
+use crate::fs::{Fs, folder_of};
 
 /// Packs sealed in the background at most; a further one is sealed by whoever filled it.
 const MAX_SEALING: usize = 2;
@@ -110,6 +110,8 @@ struct Inner {
     damaged: Damaged,
     /// Oldest condemn generation under which an entry was said to be here.
     answered: Mutex<Option<u64>>,
+    /// The catalog that is known to be durable.
+    kept: Mutex<Option<Version>>,
     merging: Mutex<()>,
 }
 
@@ -148,6 +150,7 @@ impl LocalStore {
             writer: Arc::new(Writer::new(folder.clone(), options.pack_target)),
             damaged: Damaged::open(folder.clone()),
             answered: Mutex::default(),
+            kept: Mutex::default(),
             merging: Mutex::default(),
             folder,
             descriptor,
@@ -399,7 +402,20 @@ impl Inner {
                 tracing::warn!(error = %error.report(), "sealing a pack failed");
             }
         }
-        self.enter_ready()
+        self.enter_ready()?;
+        self.keep_catalog()
+    }
+
+    /// Makes durable the catalog by which entries were reported present. Who wrote it may have been killed before
+    /// the folder was synced.
+    fn keep_catalog(&self) -> Result<()> {
+        let version = self.locators.live().version.clone();
+        let mut kept = self.kept.lock();
+        if *kept != Some(version.clone()) {
+            self.folder.sync_dir("")?;
+            *kept = Some(version);
+        }
+        Ok(())
     }
 
     /// Merges locators as long as some are due. Nothing depends on it.
@@ -435,9 +451,8 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     let folder = Folder::new(fs.clone(), dir);
     folder.make_dir("")?;
     folder.require_folder()?;
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
-    }
+    let parent = folder_of(dir);
+    fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
     if !folder.exists(DESCRIPTOR_KEY)? {
         // What an interrupted `init` leaves is no obstacle.
         let known = ["lock", DAMAGED_KEY, layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];

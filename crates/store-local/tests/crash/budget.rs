@@ -29,7 +29,12 @@ impl Budget {
 
     /// The seed of another round, as long as more images are wanted.
     pub(crate) fn round(&mut self) -> Option<u64> {
-        (self.images < self.least).then(|| {
+        self.round_until(true)
+    }
+
+    /// As [`round`](Self::round), and as long as something was not `met`.
+    pub(crate) fn round_until(&mut self, met: bool) -> Option<u64> {
+        (self.images < self.least || !met).then(|| {
             self.rounds += 1;
             self.rng.next()
         })

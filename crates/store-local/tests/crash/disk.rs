@@ -89,6 +89,11 @@ impl Disk {
         bytes
     }
 
+    /// Whether a byte was given anything since the last promise.
+    pub(crate) fn is_new(&self, offset: usize) -> bool {
+        self.sectors[offset / SECTOR].versions.len() > 1
+    }
+
     /// A recovered disk shows these bytes: says where that is none of the versions it may show.
     pub(crate) fn check(&self, shown: &[u8]) -> Result<(), String> {
         for (n, (shown, sector)) in shown.chunks(SECTOR).zip(&self.sectors).enumerate() {

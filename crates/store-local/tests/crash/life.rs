@@ -1,311 +1,242 @@
-//! A volume's life: writes of every shape, flushes, checkpoints, growth, and processes that are killed.
+//! A volume's life, and what is known of it: writes of every shape, flushes, checkpoints, growth, processes that die.
 
 use std::{collections::VecDeque, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
-    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId, Result, device::ZeroMode, testing::Rng,
+    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId, ErrorKind, Result, device::ZeroMode, testing::Rng,
 };
-use gabion_store_local::fs::{CrashFs, CrashImage, CrashPoint, Fs, MemFs};
+use gabion_store_local::fs::{CrashFs, CrashPoint, FaultFs, Fs, FsFault, MemFs, On};
 use parking_lot::Mutex;
 
 use super::{
-    budget::Budget,
     disk::Disk,
     rig::{self, Opened, whole},
 };
-
-/// No multiple of a block or a sector.
-const SIZE: usize = 40 * BLOCK_SIZE + 700;
-const STEPS: usize = 24;
-/// Images looked at for each point.
-const IMAGES: usize = 14;
 
 /// What there is to hold an image against.
 #[derive(Clone)]
 pub(crate) struct Model {
     pub(crate) disk: Disk,
-    /// Checkpoints that were reported, and what they hold.
-    pub(crate) checkpoints: Vec<(CheckpointId, Arc<Vec<u8>>)>,
-    /// One that is being made holds this.
-    pub(crate) making: Option<Arc<Vec<u8>>>,
-    /// The disk is being made larger.
-    growing: Option<usize>,
+    /// Checkpoints that were reported, oldest first.
+    pub(crate) reported: Vec<CheckpointId>,
+    /// What checkpoints may hold: one for each that was asked for.
+    pub(crate) asked: Vec<Arc<Vec<u8>>>,
+    /// One that is being made while others write may hold any of these.
+    pub(crate) asking: Option<Disk>,
+    /// The disk is being made larger, or its process died meanwhile.
+    pub(crate) growing: Option<usize>,
 }
+
+impl Model {
+    /// A write is on its way.
+    pub(crate) fn begin(&mut self, offset: usize, bytes: &[u8]) {
+        self.disk.begin(offset, bytes);
+        if let Some(asking) = &mut self.asking {
+            asking.begin(offset, bytes);
+        }
+    }
+}
+
+pub(crate) type Points = Arc<Mutex<VecDeque<(CrashPoint, Model)>>>;
 
 /// A volume on a file system that can crash, and what is known of it.
 pub(crate) struct Life {
-    pub(crate) fs: Arc<dyn Fs>,
+    /// Faults of the disk: below what knows how a crash ends.
+    pub(crate) below: FaultFs,
     pub(crate) crash: CrashFs,
     pub(crate) model: Arc<Mutex<Model>>,
-    pub(crate) points: Arc<Mutex<VecDeque<(CrashPoint, Model)>>>,
+    pub(crate) points: Points,
     pub(crate) rng: Rng,
 }
 
+/// A process that has the volume open, and its own faults: those of a system call.
+pub(crate) struct Process {
+    pub(crate) faults: FaultFs,
+    pub(crate) opened: Opened,
+}
+
 impl Life {
+    /// A store and a volume of `size` zero bytes. From now on every operation leaves a point.
     pub(crate) fn new(seed: u64, size: usize) -> Self {
-        let crash = CrashFs::new(Arc::new(MemFs::new()), Path::new("/"), seed).unwrap();
-        let fs: Arc<dyn Fs> = Arc::new(crash.clone());
-        rig::make(&fs, size).unwrap();
-        let model = Model { disk: Disk::new(size), checkpoints: Vec::new(), making: None, growing: None };
-        let life = Self {
-            fs,
-            crash,
-            model: Arc::new(Mutex::new(model)),
-            points: Arc::default(),
-            rng: Rng::new(seed),
+        let below = FaultFs::new(Arc::new(MemFs::new()));
+        let crash = CrashFs::new(Arc::new(below.clone()), Path::new("/"), seed).unwrap();
+        rig::make(&(Arc::new(crash.clone()) as Arc<dyn Fs>), size).unwrap();
+        let model = Model {
+            disk: Disk::new(size),
+            reported: Vec::new(),
+            asked: Vec::new(),
+            asking: None,
+            growing: None,
         };
+        let (model, points) = (Arc::new(Mutex::new(model)), Points::default());
+        let life = Self { below, crash, model, points, rng: Rng::new(seed) };
         let (model, points) = (life.model.clone(), life.points.clone());
         life.crash.observe(move |point| points.lock().push_back((point, model.lock().clone())));
         life
     }
 
-    /// A step of a request's kind.
-    pub(crate) async fn request(&mut self, opened: &Opened) {
+    /// A process starts and opens the volume, once the one before is gone.
+    pub(crate) async fn start(&mut self) -> Process {
+        let faults = FaultFs::new(Arc::new(self.crash.clone()));
+        let fs: Arc<dyn Fs> = Arc::new(faults.clone());
+        let opened = loop {
+            match rig::open(&fs).await {
+                // The last threads of a process that was stopped still hold its lock.
+                Err(e) if e.kind() == ErrorKind::Conflict => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        };
+        Process { faults, opened }
+    }
+
+    /// The process is killed, and another one opens the volume; the machine goes on.
+    pub(crate) async fn restart(&mut self, process: Process) -> Process {
+        kill(&process, 0);
+        drop(process);
+        let process = self.start().await;
+        let shown = whole(&process.opened.volume).await.unwrap();
+        {
+            let mut model = self.model.lock();
+            if Some(shown.len()) == model.growing {
+                model.disk.grow(shown.len());
+            }
+            model.growing = None;
+            assert_eq!(shown.len(), model.disk.size());
+            model.disk.check(&shown).unwrap();
+            model.disk.recovered(&shown);
+        }
+        if self.rng.below(2) == 0 {
+            // What was in memory only is seen from now on, so this flush is about it, too.
+            self.flush(&process).await.unwrap();
+        }
+        process
+    }
+
+    /// Any step but an end of the process.
+    pub(crate) async fn step(&mut self, process: &Process) -> Result<()> {
+        match self.rng.below(11) {
+            0..=6 => self.request(process).await,
+            7 | 8 => self.flush(process).await,
+            9 => self.checkpoint(process).await,
+            _ => self.grow(process).await,
+        }
+    }
+
+    /// A request that writes, of any kind.
+    pub(crate) async fn request(&mut self, process: &Process) -> Result<()> {
+        let volume = &process.opened.volume;
         let size = self.model.lock().disk.size();
         let offset = self.rng.below(size);
         let len = 1 + self.rng.below((size - offset).min(3 * BLOCK_SIZE));
         match self.rng.below(8) {
-            0..=2 => self.write(opened, offset, len).await,
+            0..=2 => self.write(process, offset, len).await,
             3 | 4 => {
                 let block = offset / BLOCK_SIZE * BLOCK_SIZE;
                 let len = (len.div_ceil(BLOCK_SIZE) * BLOCK_SIZE).min(size - block);
-                self.write(opened, block, len).await;
+                self.write(process, block, len).await
             }
-            5 => {
-                let whole = BlockRange::within(offset as u64, len as u64, size as u64);
-                let (from, to) =
-                    ((whole.start as usize) * BLOCK_SIZE, (whole.end as usize * BLOCK_SIZE).min(size));
-                self.zeroing(from, to.saturating_sub(from), opened.volume.trim(offset as u64, len as u64))
-                    .await;
-            }
+            5 => self.trim(process, offset, len).await,
             6 => {
                 let mode = ZeroMode { no_hole: self.rng.below(2) == 0, fast: false };
-                let zeroes = opened.volume.write_zeroes(offset as u64, len as u64, mode);
-                self.zeroing(offset, len, zeroes).await;
+                self.zeroing(offset, len, volume.write_zeroes(offset as u64, len as u64, mode)).await
             }
             _ => {
                 // As with FUA: the request, and a flush of it.
-                self.write(opened, offset, len).await;
-                self.flush(opened).await;
+                self.write(process, offset, len).await?;
+                self.flush(process).await
             }
         }
     }
 
-    async fn write(&mut self, opened: &Opened, offset: usize, len: usize) {
+    pub(crate) async fn write(&mut self, process: &Process, offset: usize, len: usize) -> Result<()> {
         let bytes = self.rng.bytes(len);
-        self.model.lock().disk.begin(offset, &bytes);
-        match opened.volume.try_write(offset as u64, &bytes) {
-            Some(done) => done.unwrap(),
-            None => opened.volume.write(offset as u64, Bytes::from(bytes)).await.unwrap(),
+        self.model.lock().begin(offset, &bytes);
+        match process.opened.volume.try_write(offset as u64, &bytes) {
+            Some(done) => done?,
+            None => process.opened.volume.write(offset as u64, Bytes::from(bytes)).await?,
         }
         self.model.lock().disk.answer(offset, len);
+        Ok(())
     }
 
-    async fn zeroing(&mut self, offset: usize, len: usize, request: impl Future<Output = Result<()>>) {
-        self.model.lock().disk.begin(offset, &vec![0; len]);
-        request.await.unwrap();
+    pub(crate) async fn trim(&mut self, process: &Process, offset: usize, len: usize) -> Result<()> {
+        let size = self.model.lock().disk.size();
+        let whole = BlockRange::within(offset as u64, len as u64, size as u64);
+        let from = whole.start as usize * BLOCK_SIZE;
+        let to = (whole.end as usize * BLOCK_SIZE).min(size);
+        let trim = process.opened.volume.trim(offset as u64, len as u64);
+        self.zeroing(from, to.saturating_sub(from), trim).await
+    }
+
+    async fn zeroing(
+        &mut self,
+        offset: usize,
+        len: usize,
+        request: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        self.model.lock().begin(offset, &vec![0; len]);
+        request.await?;
         self.model.lock().disk.answer(offset, len);
+        Ok(())
     }
 
-    pub(crate) async fn flush(&mut self, opened: &Opened) {
+    pub(crate) async fn flush(&mut self, process: &Process) -> Result<()> {
         let mark = self.model.lock().disk.mark();
-        opened.volume.flush().await.unwrap();
+        process.opened.volume.flush().await?;
         self.model.lock().disk.promise(&mark);
+        Ok(())
     }
 
-    pub(crate) async fn checkpoint(&mut self, opened: &Opened) {
-        let (mark, content) = {
+    pub(crate) async fn checkpoint(&mut self, process: &Process) -> Result<()> {
+        let content = whole(&process.opened.volume).await?;
+        let mark = {
             let mut model = self.model.lock();
-            let content = Arc::new(model.disk.bytes());
-            model.making = Some(content.clone());
-            (model.disk.mark(), content)
+            model.asked.push(Arc::new(content));
+            model.disk.mark()
         };
-        let id = opened.checkpoint().await.unwrap();
+        let id = process.opened.checkpoint().await?;
         let mut model = self.model.lock();
         model.disk.promise(&mark);
-        model.checkpoints.push((id, content));
-        model.making = None;
+        model.reported.push(id);
+        Ok(())
     }
 
-    async fn grow(&mut self, opened: &Opened) {
+    pub(crate) async fn grow(&mut self, process: &Process) -> Result<()> {
         let size = {
             let mut model = self.model.lock();
             let size = model.disk.size() + 1 + self.rng.below(3 * BLOCK_SIZE);
             model.growing = Some(size);
             size
         };
-        opened.volume.grow(size as u64).await.unwrap();
+        match process.opened.volume.grow(size as u64).await {
+            Ok(()) => self.model.lock().disk.grow(size),
+            // It may have been recorded all the same.
+            Err(e) if e.kind() == ErrorKind::Poisoned => return Err(e),
+            Err(e) => {
+                self.model.lock().growing = None;
+                return Err(e);
+            }
+        }
+        self.model.lock().growing = None;
+        Ok(())
+    }
+
+    /// After writes that failed half way, what the volume shows is what it was given.
+    pub(crate) async fn settle(&mut self, process: &Process) {
+        let shown = whole(&process.opened.volume).await.unwrap();
         let mut model = self.model.lock();
-        model.disk.grow(size);
-        model.growing = None;
+        model.disk.check(&shown).unwrap();
+        model.disk.recovered(&shown);
     }
 
-    /// The process is killed, and another one opens the volume; the machine goes on.
-    async fn killed(&mut self, opened: Opened) -> Opened {
-        drop(opened);
-        let opened = rig::open(&self.fs).await.unwrap();
-        let shown = whole(&opened.volume).await.unwrap();
-        {
-            let mut model = self.model.lock();
-            model.disk.check(&shown).unwrap();
-            model.disk.recovered(&shown);
-        }
-        if self.rng.below(2) == 0 {
-            // What was in memory only is seen from now on, so this flush is about it, too.
-            self.flush(&opened).await;
-        }
-        opened
-    }
-
-    pub(crate) async fn assert_shown(&self, opened: &Opened) {
-        assert!(whole(&opened.volume).await.unwrap() == self.model.lock().disk.bytes());
+    /// Asserts that the volume shows what was written, as far as every write was answered.
+    pub(crate) async fn assert_shown(&self, process: &Process) {
+        assert!(whole(&process.opened.volume).await.unwrap() == self.model.lock().disk.bytes());
     }
 }
 
-/// Opens an image, holds it against the model, and gives what its disk shows.
-pub(crate) async fn survive(fs: &Arc<dyn Fs>, model: &Model) -> Result<(Opened, Vec<u8>), String> {
-    let opened = rig::open(fs).await.map_err(|e| format!("it does not open: {}", e.report()))?;
-    let shown = whole(&opened.volume).await.map_err(|e| format!("it can't be read: {}", e.report()))?;
-    let disk = &model.disk;
-    if shown.len() != disk.size() && Some(shown.len()) != model.growing {
-        return Err(format!("it has {} bytes", shown.len()));
-    }
-    disk.check(&shown)?;
-    if shown[disk.size().min(shown.len())..].iter().any(|&byte| byte != 0) {
-        return Err("what it grew by is not zero".into());
-    }
-    let history = opened.history().await.map_err(|e| format!("its image can't be read: {}", e.report()))?;
-    let reported: Vec<_> = model.checkpoints.iter().map(|(id, _)| *id).collect();
-    if history.get(..reported.len()) != Some(&reported) || history.len() > reported.len() + 1 {
-        return Err(format!("the image has {history:?}, and {reported:?} were reported"));
-    }
-    let more = history.get(reported.len()).map(|id| {
-        let made = model.making.as_ref().ok_or("a checkpoint that nobody made")?;
-        Ok::<_, String>((*id, made.clone()))
-    });
-    let newest = more.transpose()?.or_else(|| model.checkpoints.last().cloned());
-    if let Some((id, content)) = newest {
-        let found = opened.content(id).await.map_err(|e| format!("checkpoint {id}: {}", e.report()))?;
-        if found != *content {
-            return Err(format!("checkpoint {id} holds something else"));
-        }
-    }
-    Ok((opened, shown))
-}
-
-/// What is done with an image beside looking at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum More {
-    Nothing,
-    /// The store is checked.
-    Check,
-    /// The disk goes on: what is written to it now is as it must be.
-    GoOn,
-    /// Recovery crashes, at each of its operations.
-    CrashAgain,
-}
-
-/// Looks at some images of a point; how many, and how many more inside of these.
-async fn survive_point(point: &CrashPoint, model: &Model, rng: &mut Rng, images: usize) -> (usize, usize) {
-    let (mut count, mut nested) = (0, 0);
-    for image in point.images(rng.next(), images) {
-        count += 1;
-        let more = match rng.below(16) {
-            0 | 1 => More::Check,
-            2 | 3 => More::GoOn,
-            4 => More::CrashAgain,
-            _ => More::Nothing,
-        };
-        let what = image.to_string();
-        let survived = survive_image(image, model, rng, more).await;
-        nested += survived.unwrap_or_else(|why| panic!("{what}, {more:?}: {why}"));
-    }
-    (count, nested)
-}
-
-async fn survive_image(image: CrashImage, model: &Model, rng: &mut Rng, more: More) -> Result<usize, String> {
-    let fs = image.into_fs();
-    if more == More::CrashAgain {
-        return crash_again(fs, model, rng).await;
-    }
-    let (opened, shown) = survive(&fs, model).await?;
-    match more {
-        More::Check => opened.check().await?,
-        More::GoOn => go_on(&fs, opened, shown, rng).await?,
-        More::Nothing | More::CrashAgain => {}
-    }
-    Ok(0)
-}
-
-/// Writes parts of blocks and trims some, flushes, and finds exactly that after a start.
-async fn go_on(fs: &Arc<dyn Fs>, opened: Opened, mut shown: Vec<u8>, rng: &mut Rng) -> Result<(), String> {
-    for _ in 0..4 {
-        let offset = rng.below(shown.len());
-        let len = 1 + rng.below((shown.len() - offset).min(5000));
-        let bytes = rng.bytes(len);
-        shown[offset..offset + len].copy_from_slice(&bytes);
-        opened.volume.write(offset as u64, Bytes::from(bytes)).await.map_err(|e| e.to_string())?;
-    }
-    opened.volume.flush().await.map_err(|e| e.to_string())?;
-    drop(opened);
-    let opened = rig::open(fs).await.map_err(|e| e.report())?;
-    let now = whole(&opened.volume).await.map_err(|e| e.report())?;
-    match now.iter().zip(&shown).position(|(a, b)| a != b) {
-        Some(at) => Err(format!("what was written after recovery is not there, at {at}")),
-        None => Ok(()),
-    }
-}
-
-/// Recovers an image and lets each operation of the recovery be the last: another recovery ends the same.
-async fn crash_again(fs: Arc<dyn Fs>, model: &Model, rng: &mut Rng) -> Result<usize, String> {
-    let again = CrashFs::new(fs, Path::new("/"), 1).map_err(|e| e.to_string())?;
-    let points = again.record();
-    let (_, shown) = survive(&(Arc::new(again) as Arc<dyn Fs>), model).await?;
-    let mut count = 0;
-    for point in points.take() {
-        for image in point.images(rng.next(), 4) {
-            count += 1;
-            let what = format!("in recovery, {image}");
-            let (_, now) = survive(&image.into_fs(), model).await.map_err(|why| format!("{what}: {why}"))?;
-            if now != shown {
-                return Err(format!("{what}: it shows something else than after the first recovery"));
-            }
-        }
-    }
-    Ok(count)
-}
-
-/// Looks at the points that a life has left.
-pub(crate) async fn survive_all(life: &mut Life, budget: &mut Budget) {
-    life.crash.unobserve();
-    let points = std::mem::take(&mut *life.points.lock());
-    for (point, model) in points {
-        let (images, nested) = survive_point(&point, &model, &mut life.rng, IMAGES).await;
-        budget.point(images);
-        budget.nested(nested);
-    }
-}
-
-/// Power loss after each operation of a random life: flushed bytes are there, all else is old or new.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_survives_power_loss_at_every_operation() {
-    let mut budget = Budget::new("a_volume_survives_power_loss_at_every_operation", 40);
-    while let Some(seed) = budget.round() {
-        let mut life = Life::new(seed, SIZE);
-        let mut opened = rig::open(&life.fs).await.unwrap();
-        for _ in 0..STEPS {
-            match life.rng.below(12) {
-                0..=6 => life.request(&opened).await,
-                7 | 8 => life.flush(&opened).await,
-                9 => life.checkpoint(&opened).await,
-                10 => opened = life.killed(opened).await,
-                _ => life.grow(&opened).await,
-            }
-        }
-        life.assert_shown(&opened).await;
-        drop(opened);
-        survive_all(&mut life, &mut budget).await;
-    }
-    budget.end();
+/// Lets the process die after so many more changes: whatever it does then fails and has no effect.
+pub(crate) fn kill(process: &Process, after: usize) {
+    process.faults.fail(On::change().skip(after as u64).always(), FsFault::EIO);
 }

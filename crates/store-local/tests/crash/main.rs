@@ -10,6 +10,14 @@
 #![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
 
 mod budget;
+mod concurrent;
 mod disk;
+mod ends;
+mod hints;
+mod images;
 mod life;
 mod rig;
+mod single;
+mod store;
+mod survive;
+mod volume;

@@ -25,7 +25,7 @@ pub(crate) fn image() -> ImageName {
     IMAGE.parse().unwrap()
 }
 
-fn info(size: usize) -> VolumeInfo {
+pub(crate) fn info(size: usize) -> VolumeInfo {
     VolumeInfo {
         id: VolumeId::from_bytes([7; 16]),
         name: image(),
@@ -35,6 +35,18 @@ fn info(size: usize) -> VolumeInfo {
         lazy_base: None,
         lineage: None,
         created: Timestamp(1),
+    }
+}
+
+/// As what a checkpoint is made.
+pub(crate) fn options() -> CheckpointOptions {
+    CheckpointOptions {
+        owner: VolumeId::from_bytes([7; 16]),
+        image: image(),
+        lineage: None,
+        labels: Default::default(),
+        ingest: IngestOptions::default(),
+        append: Append::Any,
     }
 }
 
@@ -73,15 +85,7 @@ pub(crate) async fn open(fs: &Arc<dyn Fs>) -> Result<Opened> {
 
 impl Opened {
     pub(crate) async fn checkpoint(&self) -> Result<CheckpointId> {
-        let options = CheckpointOptions {
-            owner: VolumeId::from_bytes([7; 16]),
-            image: image(),
-            lineage: None,
-            labels: Default::default(),
-            ingest: IngestOptions::default(),
-            append: Append::Any,
-        };
-        Ok(self.volume.checkpoint(&self.home, &options, &Job::default()).await?.checkpoint)
+        Ok(self.volume.checkpoint(&self.home, &options(), &Job::default()).await?.checkpoint)
     }
 
     /// The image's history, oldest first.

@@ -14,6 +14,8 @@ use gabion_store_core::{
     types::MapId,
 };
 
+use tokio::try_join;
+
 use super::{Inner, RemoteStore, blocking, fetch::decode, pack::Prepared, writer::Recent};
 
 impl Inner {
@@ -56,9 +58,8 @@ impl Inner {
         if entries.is_empty() {
             return Ok(());
         }
-        // Told at the first put, not once a pack is full.
-        self.objects.may_write().await?;
-        self.writer.append(entries).await
+        // A refusal is told at the first put, not once a pack is full; asking does not hold up what fills it.
+        try_join!(self.objects.may_write(), self.writer.append(entries)).map(drop)
     }
 
     /// The generation to publish under; once an older one was handed out, only newer answers count.

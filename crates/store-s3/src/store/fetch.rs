@@ -35,6 +35,16 @@ impl Batch {
         (0..self.keys.len()).filter(lost).collect()
     }
 
+    /// Those without an answer that have a place.
+    fn placed(&self) -> Vec<usize> {
+        (0..self.keys.len()).filter(|&n| self.answers[n].is_none() && self.places[n].is_some()).collect()
+    }
+
+    /// Entries with their places, of those that have one.
+    fn wanted(&self, of: &[usize]) -> Vec<(EntryKey, Placement)> {
+        of.iter().filter_map(|&n| Some((self.keys[n], self.places[n]?))).collect()
+    }
+
     fn keys(&self, of: &[usize]) -> Vec<EntryKey> {
         of.iter().map(|&n| self.keys[n]).collect()
     }
@@ -140,23 +150,15 @@ impl RemoteStore {
 
     /// Reads what has a place and no answer.
     async fn read(&self, batch: &mut Batch) {
-        let mut alone = Vec::new();
-        for n in 0..batch.keys.len() {
-            if let (None, Some(place)) = (&batch.answers[n], batch.places[n]) {
-                let key = batch.keys[n];
-                let neighbours = match key.kind {
-                    ChunkKind::Data => None,
-                    _ => self.0.windows.get(&key, &place).await,
-                };
-                match neighbours {
-                    Some(entry) => batch.answers[n] = Some(Ok(entry)),
-                    None => alone.push((n, (key, place))),
-                }
+        let mut open = batch.placed();
+        if batch.keys.first().is_some_and(|key| key.kind != ChunkKind::Data) {
+            for (n, found) in open.iter().zip(self.0.windows.get(&batch.wanted(&open)).await) {
+                batch.answers[*n] = found.map(Ok);
             }
+            open = batch.placed();
         }
-        let wanted: Vec<_> = alone.iter().map(|(_, wanted)| *wanted).collect();
-        for ((n, _), answer) in alone.into_iter().zip(self.0.packs.read(&wanted).await) {
-            batch.answers[n] = Some(answer);
+        for (n, answer) in open.iter().zip(self.0.packs.read(&batch.wanted(&open)).await) {
+            batch.answers[*n] = Some(answer);
         }
     }
 

@@ -90,7 +90,7 @@ impl Default for RemoteOptions {
         Self {
             compression: Compression::Zstd(3),
             pack_target: 16 << 20,
-            uploads: 2,
+            uploads: 3,
             timeouts: Timeouts::default(),
             single_writer: false,
             clock: Arc::new(SystemClock),

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use gabion_store_core::{
     ChunkKind, Result,
     format::{
@@ -31,6 +32,8 @@ use crate::objects::Objects;
 const WINDOW: u64 = 256 << 10;
 /// Bytes behind a window, so that the last entry that begins in it is whole: more than the longest leaf has.
 const BEHIND: u64 = 20 << 10;
+/// Windows that are read at once, for one call.
+const AT_ONCE: usize = 8;
 /// Bytes of memory for nodes.
 const NODES: usize = 8 << 20;
 /// Bytes read before it counts how much of them were nodes, and the least share that makes windows pay.
@@ -91,16 +94,32 @@ impl Windows {
         self.nodes.peek(key)
     }
 
-    /// An entry that is no data, if its window has it; else it has to be read alone.
-    pub(super) async fn get(&self, key: &EntryKey, place: &Placement) -> Option<Encoded> {
+    /// Entries that are no data, of those whose windows have them; the others have to be read alone.
+    pub(super) async fn get(&self, wanted: &[(EntryKey, Placement)]) -> Vec<Option<Encoded>> {
+        let mut together: HashMap<(PackId, Window), Vec<usize>> = HashMap::new();
+        for (at, (key, place)) in wanted.iter().enumerate() {
+            together.entry((place.pack, Window::around(key.kind, place))).or_default().push(at);
+        }
+        let find = |(window, which): ((PackId, Window), Vec<usize>)| async move {
+            let there = self.bring(window, &wanted[which[0]].1).await;
+            which.into_iter().map(|at| (at, self.peek(&wanted[at].0).filter(|_| there))).collect::<Vec<_>>()
+        };
+        let mut found = stream::iter(together).map(find).buffer_unordered(AT_ONCE);
+        let mut answers = vec![None; wanted.len()];
+        while let Some(found) = found.next().await {
+            found.into_iter().for_each(|(at, entry)| answers[at] = entry);
+        }
+        answers
+    }
+
+    /// Reads a window, unless that was done or is not worth it. Why it can't be had is found out by reading the
+    /// entries.
+    async fn bring(&self, window: (PackId, Window), place: &Placement) -> bool {
         let fetched = self.fetched.load(Ordering::Relaxed);
         if fetched > TRIAL && self.useful.load(Ordering::Relaxed) < fetched / LEAST_SHARE {
-            return None;
+            return false;
         }
-        let window = Window::around(key.kind, place);
-        // Why a window can't be had is found out by reading the entry.
-        self.read.get_or(&(place.pack, window), self.read(place.pack, window.range(place))).await.ok()?;
-        self.peek(key)
+        self.read.get_or(&window, self.read(window.0, window.1.range(place))).await.is_ok()
     }
 
     async fn read(&self, pack: PackId, range: Range<u64>) -> Result<((), usize)> {

@@ -1,10 +1,10 @@
 //! How many requests things take.
 
-use gabion_store_core::BlockDevice as _;
-use gabion_store_s3::RemoteStore;
-use gabion_testcloud::{Class, Cloud, Operation, Stats};
+use gabion_store_core::{BlockDevice as _, ops::TransferOptions};
+use gabion_store_s3::{RemoteOptions, RemoteStore};
+use gabion_testcloud::{Class, Cloud, Fault, Operation, Rule, Stats, When};
 
-use super::support::{Place, add, history, memory, noise, open, options, push, read};
+use super::support::{Place, add, history, memory, noise, open, options, push, push_with, read};
 
 /// What a push may ask for apart from its packs.
 fn beside_packs(stats: &Stats) -> u64 {
@@ -86,4 +86,33 @@ async fn a_first_push_is_one_put_per_pack() {
     assert!(stats.of_on(Operation::Put, Class::Packs) <= 7, "{:#?}", stats.rows);
     assert!(beside_packs(&stats) <= 14, "{:#?}", stats.entries);
     assert_eq!(stats.of(Operation::List), 0);
+}
+
+/// A push that is refused in its middle, and run again by another process.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rerun_sends_little_of_what_arrived() {
+    const MIB: u64 = 1 << 20;
+    let cloud = Cloud::new();
+    let url = Place::s3(&cloud).fresh();
+    RemoteStore::init(&url, options()).await.unwrap();
+    let fresh = async || {
+        let options = RemoteOptions { pack_target: MIB, ..options() };
+        RemoteStore::open(&url, options).await.unwrap()
+    };
+    let here = memory();
+    let disk = noise(40 << 20, 0);
+    add(&here, &disk).await;
+    let often = TransferOptions { named_every: 4 * MIB, ..TransferOptions::default() };
+    cloud.add_fault(
+        Rule::new(Fault::Error { status: 403, code: "AccessDenied".into() })
+            .on(Operation::Put)
+            .at("packs/")
+            .when(When::From(25)),
+    );
+    push_with(&here, &fresh().await, often).await.unwrap_err();
+    cloud.clear_faults();
+    let rerun = push_with(&here, &fresh().await, often).await.unwrap();
+    // At least 20 of 24 packs were there; two parts of 4 MiB may have been on their way to be named.
+    assert!(rerun.bytes < 28 * MIB, "{rerun:?}");
+    assert!(read(&fresh().await).await.unwrap() == disk);
 }

@@ -127,10 +127,17 @@ pub(crate) async fn add(store: &Store, disk: &[u8]) {
 
 /// Pushes image `vm`.
 pub(crate) async fn push(from: &Store, to: &RemoteStore) -> Result<Transferred> {
+    push_with(from, to, TransferOptions::default()).await
+}
+
+pub(crate) async fn push_with(
+    from: &Store,
+    to: &RemoteStore,
+    options: TransferOptions,
+) -> Result<Transferred> {
     let to = to.clone().into_store();
     let (from, to) = (Side { store: from, place: "here" }, Side { store: &to, place: "there" });
-    let (what, options) = (vm().into(), TransferOptions::default());
-    transfer(from, to, &what, &vm(), &SystemClock, options, &Job::default()).await
+    transfer(from, to, &vm().into(), &vm(), &SystemClock, options, &Job::default()).await
 }
 
 /// Checkpoints of image `vm`.

@@ -5,18 +5,20 @@
 //! walk     the index from its root, in disk order; what the target has is skipped with all below it
 //! send     chunks and nodes: fetched in large batches, verified, put in order
 //! publish  sync, then the name
+//! naming   meanwhile, what arrived so far becomes known, so that a rerun finds it
 //! ```
 //!
 //! - **Only what is missing travels**, in the form it is stored in; nothing is compressed again.
 //! - **Closure**: chunks are put before their leaf, children before parents, the checkpoint last. So a target
 //!   whose writer died has whole subtrees, which a rerun finds, and no node that names what is not there.
 //! - **A source may lie**: every entry is decoded and hashed before the first of its batch is put.
-//! - **Memory** is bounded by what is in flight, some 32 MiB, and 40 bytes for each chunk and 32 for each node
+//! - **Memory** is bounded by what is in flight, some 40 MiB, and 40 bytes for each chunk and 32 for each node
 //!   that is new to the target, for its image map.
 //! - **Progress**: [`Progress::done`] counts bytes of disk in new chunks that were put, `total` is an
 //!   estimate until the walk has come to its end, `stored` counts bytes as they travelled.
 
 mod entries;
+mod naming;
 mod plan;
 mod route;
 mod send;
@@ -58,13 +60,16 @@ pub struct TransferOptions {
     pub force: bool,
     /// Publish as the owner of the target's image, under this writer epoch; `Conflict` if it has another by now.
     pub epoch: Option<u64>,
+    /// Bytes of entries after which what has arrived is named in the target's catalog: at most about as much is sent
+    /// again by a rerun of a transfer that was cut off. Costs two or three requests each time, beside the transfer.
+    pub named_every: u64,
     /// Batches of chunks, of some 4 MiB each, that are fetched at once; at least 1.
     pub width: usize,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { history: false, force: false, epoch: None, width: 6 }
+        Self { history: false, force: false, epoch: None, named_every: 256 << 20, width: 8 }
     }
 }
 
@@ -115,7 +120,8 @@ pub async fn transfer(
         let mut overtaken = None;
         for entry in &entries {
             let whole_map = !exists && newest.is_none();
-            let sender = Sender { from, to, maps: &maps, width: options.width.max(1), whole_map, clock, job };
+            let (width, named_every) = (options.width.max(1), options.named_every);
+            let sender = Sender { from, to, maps: &maps, width, named_every, whole_map, clock, job };
             let image = Target { name: to_image, newest, force: options.force, epoch: options.epoch };
             match image.take(&sender, entry, &mut sent).await {
                 Ok(()) => published += 1,

@@ -10,7 +10,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Maps, Side, entries, report,
+    Maps, Side, entries,
+    naming::Naming,
+    report,
     walk::{Pace, Step, There, Walk},
 };
 use crate::{
@@ -43,6 +45,7 @@ pub(super) struct Sender<'a> {
     pub(super) to: Side<'a>,
     pub(super) maps: &'a Maps,
     pub(super) width: usize,
+    pub(super) named_every: u64,
     /// Whether the image map has to tell of chunks that the target has, too: no older map does.
     pub(super) whole_map: bool,
     pub(super) clock: &'a dyn Clock,
@@ -108,9 +111,11 @@ impl Sender<'_> {
 
         let (mut rows, mut held, mut held_bytes) = (Rows::default(), Vec::new(), 0);
         let before = sent.done;
+        let mut naming = Naming::new(self.to.store, self.named_every, sent.bytes);
         while let Some(next) = fetched.next().await {
             let Fetched { step, chunks } = self.of_source(next.map_err(died)?)?;
             self.put_chunks(&there, &pace, &step, chunks, sent).await?;
+            naming.follow(sent.bytes).await?;
             rows.chunks.extend(&step.chunks);
             if self.whole_map {
                 rows.chunks.extend(&step.present);
@@ -129,6 +134,7 @@ impl Sender<'_> {
         }
         self.of_source(walking.await.map_err(died)?)?;
         self.put_nodes(&there, held, sent).await?;
+        naming.finish().await?;
         report(self.job, sent.done, Some(sent.done), sent.bytes);
         Ok(rows)
     }
@@ -196,6 +202,6 @@ async fn fetch(from: Arc<dyn ChunkStore>, maps: Maps, step: Step) -> Result<Fetc
     Ok(Fetched { step, chunks })
 }
 
-fn died(error: tokio::task::JoinError) -> Error {
+pub(super) fn died(error: tokio::task::JoinError) -> Error {
     Error::with_source(ErrorKind::Unavailable, "a worker of the transfer died", error)
 }

@@ -45,7 +45,7 @@ pub(super) enum Change {
 pub(super) struct Pending {
     pub(super) number: u64,
     pub(super) change: Change,
-    /// A sync of it failed: it may have arrived or not, and no later sync is about it.
+    /// Of bytes whose sync failed: they may have arrived or not, and no later sync is about them.
     pub(super) given_up: bool,
 }
 

@@ -33,8 +33,9 @@ use state::State;
 /// - What was written and not synced is old or new, sector by sector, and so is each of several writes to one
 ///   sector. Where a file grew, its end may have arrived without the bytes: zeros. A file's lengths arrive in order.
 /// - A name that was not synced may be old or new. What it leads to is not lost with it: an unlinked file comes back.
-/// - After a failed sync nobody knows: what it was about may have arrived or not, and stays so through later
-///   syncs that succeed, until it is written anew. Dropping a file's cache shows what became of it.
+/// - After a failed sync of a file nobody knows: bytes it was about may have arrived or not, and stay so through later
+///   syncs that succeed, until they are written anew. Dropping the file's cache shows what became of them. Lengths and
+///   names are a file system's own, which keeps them until it has written them, or fails from then on.
 ///
 /// ```
 /// use std::{path::Path, sync::Arc};
@@ -201,11 +202,35 @@ impl Fs for CrashFs {
         // May wait for who makes changes meanwhile.
         let inner = self.inner.lock(path, wait)?;
         let mut state = self.state.lock();
-        if state.at(&place).is_none() {
-            state.make_file(place);
-            state.notify(|| format!("create lock {}", path.display()));
-        }
-        Ok(inner)
+        let node = match state.at(&place) {
+            Some(node) => node,
+            None => {
+                let node = state.make_file(place);
+                state.notify(|| format!("create lock {}", path.display()));
+                node
+            }
+        };
+        Ok(Box::new(CrashLock { fs: self.clone(), inner, node }))
+    }
+}
+
+#[derive(Debug)]
+struct CrashLock {
+    fs: CrashFs,
+    inner: Box<dyn FsLock>,
+    node: Node,
+}
+
+impl FsLock for CrashLock {
+    fn write_note(&self, note: &str) -> io::Result<()> {
+        self.fs.change(
+            || "write the note of a lock".to_owned(),
+            || self.inner.write_note(note),
+            |state, ()| {
+                state.set_len(self.node, 0);
+                state.write(self.node, 0, note.as_bytes());
+            },
+        )
     }
 }
 

@@ -250,10 +250,11 @@ impl State {
         });
     }
 
-    /// What was changed of a node before `until` may be durable or not, for ever.
+    /// Bytes that were written to a file before `until` may be durable or not, for ever.
     pub(super) fn sync_failed(&mut self, node: Node, until: u64) {
         for pending in &mut self.pending {
-            pending.given_up |= pending.change.synced_with() == node && pending.number < until;
+            let bytes = matches!(pending.change, Change::Sector { .. });
+            pending.given_up |= bytes && pending.change.synced_with() == node && pending.number < until;
         }
     }
 

@@ -33,10 +33,10 @@ pub use plan::{FsFault, FsOp, On};
 /// file.sync_data()?;
 /// assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
 /// file.sync_data()?;
-/// // 100 bytes may still be written.
-/// fs.set_space(Some(100));
-/// assert_eq!(file.write_at(&[1; 150], 0)?, 100);
-/// assert_eq!(file.write_all_at(&[1; 150], 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
+/// // 1024 bytes may still be written.
+/// fs.set_space(Some(1024));
+/// assert_eq!(file.write_at(&[1; 2000], 0)?, 1024);
+/// assert_eq!(file.write_all_at(&[1; 2000], 0).unwrap_err().kind(), io::ErrorKind::StorageFull);
 /// # Ok::<(), io::Error>(())
 /// ```
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl FaultFs {
     }
 
     /// Lets so many more bytes be written, wherever they go, as on a file system that writes nothing in place. Behind
-    /// that writes are cut short and then fail with `ENOSPC`, and so do new files, folders and names.
+    /// that writes are cut short, at a sector's end, and then fail with `ENOSPC`, and so do new files, folders and names.
     pub fn set_space(&self, bytes: Option<u64>) {
         self.plan.set_space(bytes);
     }
@@ -197,7 +197,7 @@ impl FsFile for FaultFile {
             Some(FsFault::Torn(_)) => buf.len() / 2,
             _ => buf.len(),
         };
-        let most = self.fs.plan.take_space(most)?;
+        let most = self.fs.plan.take_space(offset, most)?;
         let done = self.inner.write_at(&buf[..most], Self::astray(offset, fault))?;
         match fault {
             Some(FsFault::Torn(errno) | FsFault::FailsAfter(errno)) => {

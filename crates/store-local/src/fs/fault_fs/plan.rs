@@ -4,6 +4,9 @@ use std::{io, path::Path};
 
 use parking_lot::Mutex;
 
+/// What a disk writes whole, in bytes.
+const SECTOR: u64 = 512;
+
 /// An operation of a file system or of one of its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FsOp {
@@ -245,15 +248,18 @@ impl Plan {
         state.hook.is_some() || state.hooked || state.rules.iter().any(|rule| rule.on.fits(op, path))
     }
 
-    /// How many of so many bytes there is space for.
-    pub(super) fn take_space(&self, len: usize) -> io::Result<usize> {
+    /// How many of so many bytes at an offset there is space for. A write is not cut within a sector.
+    pub(super) fn take_space(&self, offset: u64, len: usize) -> io::Result<usize> {
         let state = &mut *self.state.lock();
         let Some(space) = &mut state.space else { return Ok(len) };
-        if *space == 0 && len > 0 {
+        let end = offset + len as u64;
+        let end = if len as u64 <= *space { end } else { (offset + *space) / SECTOR * SECTOR };
+        let taken = end.saturating_sub(offset);
+        if taken == 0 && len > 0 {
+            *space = 0;
             return Err(io::Error::from_raw_os_error(28));
         }
-        let len = (len as u64).min(*space);
-        *space -= len;
-        Ok(len as usize)
+        *space -= taken;
+        Ok(taken as usize)
     }
 }

@@ -92,14 +92,17 @@ fn bytes_rot_and_go_astray() {
 }
 
 #[test]
-fn space_runs_out_by_the_byte() {
+fn space_runs_out() {
     let folder = tempfile::tempdir().unwrap();
     let fs = FaultFs::new(Arc::new(StdFs));
     let path = folder.path().join("file");
     let file = fs.open(&path, OpenMode::CreateNew).unwrap();
-    fs.set_space(Some(5));
-    assert_eq!(errno(file.write_all_at(b"0123456789", 0)), 28);
-    assert_eq!(read_whole(&fs, &path, 100).unwrap(), b"01234");
+    fs.set_space(Some(15));
+    file.write_all_at(b"0123456789", 0).unwrap();
+    assert_eq!(errno(file.write_all_at(b"xxxxxx", 0)), 28);
+    fs.set_space(Some(600));
+    assert_eq!(errno(file.write_all_at(&[1; 1200], 0)), 28);
+    assert_eq!(read_whole(&fs, &path, 1000).unwrap(), [1; 512], "sectors are whole");
     assert_eq!(errno(fs.rename(&path, &folder.path().join("new"))), 28);
     assert_eq!(errno(fs.create_dir(&folder.path().join("dir"))), 28);
     fs.set_space(None);

@@ -4,7 +4,7 @@ use gabion_store_core::{CheckpointId, ErrorKind, ImageName};
 
 use super::*;
 use crate::{
-    fs::{FsFileExt as _, OpenMode, StdFs, exists},
+    fs::{CrashFs, FaultFs, FsFault, FsFileExt as _, FsOp, On, OpenMode, StdFs, exists},
     overlay::{Volumes, record::MAX_LAYERS},
 };
 
@@ -143,6 +143,27 @@ async fn missing_or_cut_files_are_damage() {
     let mut bytes = [0; 4096];
     assert!(top(&overlay).try_read(9 * 4096, &mut bytes).is_none());
     assert_eq!(top(&overlay).read(9 * 4096, &mut bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// A process is killed after it renamed its record and before it synced the folder. The next one sees the new record,
+/// and what it flushes rests on that: a power failure must not bring back the old one.
+#[tokio::test]
+async fn a_record_that_was_never_synced_is_durable_once_the_volume_is_open() {
+    let crash = CrashFs::new(memory().1, Path::new("/"), 1).unwrap();
+    let dies = FaultFs::new(Arc::new(crash.clone()));
+    let (first, fs): (Arc<dyn Fs>, Arc<dyn Fs>) = (Arc::new(dies.clone()), Arc::new(crash.clone()));
+    let overlay = create(&first, 10);
+    dies.fail(On::op(FsOp::SyncDir).skip(1).always(), FsFault::EIO);
+    assert!(overlay.push_layer().await.is_err());
+    drop(overlay);
+    let overlay = open(&fs);
+    assert_eq!(overlay.layers().len(), 2, "the new record is seen");
+    fill(&*top(&overlay), 3, 1, 3).unwrap();
+    overlay.flush().await.unwrap();
+    for image in crash.crash().images(1, usize::MAX) {
+        let found = open(&image.clone().into_fs());
+        assert_eq!(contents(&*top(&found), 4)[3], Content::Fill(3), "{image}");
+    }
 }
 
 #[test]

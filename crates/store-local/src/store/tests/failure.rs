@@ -1,6 +1,6 @@
 //! Handles that go away, and disks that are full.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use gabion_store_core::{ChunkStore as _, ErrorKind};
 
@@ -8,7 +8,7 @@ use super::{
     super::LocalStore,
     fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, options},
 };
-use crate::fs::{FaultFs, FsFault, On};
+use crate::fs::{CrashFs, FaultFs, Fs, FsFault, FsOp, On};
 
 #[tokio::test]
 async fn a_handle_dropped_before_sync_leaves_only_orphans() {
@@ -127,6 +127,31 @@ async fn every_single_failure_is_survived() {
         steps += 1;
     }
     assert!(steps > 30, "{steps}");
+}
+
+/// A process is killed after it renamed the catalog and before it synced the folder. What another one then reports
+/// present, its sync makes durable.
+#[tokio::test]
+async fn what_was_reported_present_is_durable_after_a_sync() {
+    let f = Fixture::new();
+    let crash = CrashFs::new(Arc::new(f.mem.clone()), Path::new("/"), 1).unwrap();
+    let dies = FaultFs::new(Arc::new(crash.clone()));
+    let open = |fs: Arc<dyn Fs>| LocalStore::open_with(fs, Path::new("/s"), options()).unwrap();
+    let killed = open(Arc::new(dies.clone()));
+    let store = open(Arc::new(crash.clone()));
+    let some = entries(1, 5, 100);
+    killed.put(KIND, some.clone()).await.unwrap();
+    dies.on(|op, path| match (op, path == Path::new("/s")) {
+        (FsOp::SyncDir, true) => Err(io::ErrorKind::Other.into()),
+        _ => Ok(()),
+    });
+    assert!(killed.sync().await.is_err());
+    drop(killed);
+    assert_eq!(store.contains(KIND, &ids(&some)).await.unwrap(), [true; 5]);
+    store.sync().await.unwrap();
+    for image in crash.crash().images(1, usize::MAX) {
+        assert_holds(&open(image.into_fs()), &some).await;
+    }
 }
 
 /// A failed sync of a pack's file loses its entries: no later sync covers that up.

@@ -34,7 +34,7 @@ pub(super) async fn open(bucket: &Arc<Bucket>) -> RemoteStore {
 
 /// Packs of that many bytes, entries as they are.
 pub(super) fn packs_of(pack_target: u64) -> RemoteOptions {
-    RemoteOptions { pack_target, compression: Compression::None, ..RemoteOptions::default() }
+    RemoteOptions { pack_target, compression: Compression::None, uploads: 2, ..RemoteOptions::default() }
 }
 
 pub(super) fn clock() -> FixedClock {
