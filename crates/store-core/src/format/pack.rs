@@ -123,7 +123,8 @@ impl EntryHeader {
     /// Whether header and stored bytes can be used: `Corrupt` if the checksum over both does not hold, `Unsupported`
     /// if it does and the entry is of a newer kind.
     pub fn check(&self, stored: &[u8]) -> Result<()> {
-        if stored.len() != self.stored_len as usize || self.checksum(stored) != self.crc {
+        let sound = || cfg!(fuzzing) || self.checksum(stored) == self.crc;
+        if stored.len() != self.stored_len as usize || !sound() {
             return Err(Error::corrupt("its checksum does not match"));
         }
         if self.flags != 0 {
