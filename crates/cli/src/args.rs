@@ -181,11 +181,16 @@ pub(crate) enum Verb {
         #[arg(long)]
         volume: bool,
     },
-    /// Check that everything images need is there and intact
-    Check {
-        /// Read every chunk and verify its hash
+    /// Check that everything images and volumes need is there and intact
+    Check(Check),
+    /// Make good what is damaged in a store, as far as it can be had; nothing is deleted
+    Repair {
+        /// Store that has what this one lacks
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
+        /// Change nothing; say what would be done
         #[arg(long)]
-        content: bool,
+        dry_run: bool,
     },
     /// Show what a store and the volumes take
     Du,
@@ -251,6 +256,43 @@ pub(crate) struct Transfer {
     /// Append even if the image there has checkpoints that the one here does not know
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Check {
+    /// How closely to look [default: structure, with --sample hashes]
+    #[arg(long, value_enum)]
+    pub(crate) depth: Option<CheckDepth>,
+    /// Read every chunk and verify its hash: --depth hashes
+    #[arg(long, conflicts_with = "depth")]
+    pub(crate) content: bool,
+    /// Read only a part of the chunks, another one each time, as 5%
+    #[arg(long, value_name = "PART", value_parser = percent)]
+    pub(crate) sample: Option<f64>,
+    /// End after this time, as 10m, with what was found by then
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) at_most: Option<Duration>,
+}
+
+/// How closely `check` looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum CheckDepth {
+    /// Records, indexes, and that every chunk is there
+    Structure,
+    /// Also the checksum of every chunk as it is stored
+    Checksums,
+    /// Also the hash of every chunk's content
+    Hashes,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    let part: f64 = number.ok_or("a part is given in percent, as 5%")?;
+    if part > 0.0 && part <= 100.0 {
+        Ok(part / 100.0)
+    } else {
+        Err("a part is above 0% and at most 100%".into())
+    }
 }
 
 /// What `serve` fetches unasked.

@@ -8,7 +8,7 @@ use gabion::core::ErrorKind;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done                          7  read-only
-  1  check found damage            8  no space left
+  1  damage found, or left         8  no space left
   2  wrong usage or bad input      9  unavailable, try again later
   3  not found                    10  permission denied
   4  exists already               11  poisoned: reopen the volume
@@ -23,7 +23,7 @@ Environment:
   GABION_TIMEOUT       a guest's longest wait for its disk, as 30s
   GABION_LOG           what to log on stderr: error, warn (default), info, debug";
 
-/// `check` found damage.
+/// `check` found damage, or `repair` left some.
 pub(crate) const DAMAGE: u8 = 1;
 
 /// Exit code of an error.

@@ -1,18 +1,16 @@
-//! Verbs on images and stores: `init`, `tag`, `diff`, `check`.
-
-use std::process::ExitCode;
+//! Verbs on images and stores: `init`, `tag`, `diff`.
 
 use gabion::{
     Host, InStore,
     core::{
         BLOCK_SIZE, Error, ImageName, Result,
-        ops::{self, Depth, ImageRef, open_checkpoint, resolve},
+        ops::{self, ImageRef, open_checkpoint, resolve},
     },
     format_bytes,
 };
 use serde_json::json;
 
-use crate::{exit, output::Output};
+use crate::output::Output;
 
 pub(super) async fn init(host: &Host, output: &Output, url: &str) -> Result<()> {
     let url = host.store_url(url)?;
@@ -65,44 +63,4 @@ pub(super) async fn diff(
         ranges.len()
     ));
     output.result(&json!({ "bytes": bytes, "ranges": ranges }), &text)
-}
-
-pub(super) async fn check(host: &Host, output: &Output, content: bool) -> Result<ExitCode> {
-    let opened = host.store().await?;
-    let depth = if content { Depth::Content } else { Depth::Structure };
-    let (job, bar) = output.job("checking");
-    // Not through the caches: what is asked is what the store holds.
-    let report = ops::check(&opened.direct, depth, &job).await;
-    bar.finish_and_clear();
-    let report = report?;
-    let damage: Vec<_> = report
-        .damage
-        .iter()
-        .map(|damage| {
-            let image = damage.image.as_ref().map(ToString::to_string);
-            json!({ "image": image, "error": damage.error.report() })
-        })
-        .collect();
-    let value = json!({
-        "ok": damage.is_empty(), "images": report.images, "checkpoints": report.checkpoints,
-        "nodes": report.nodes, "chunks": report.chunks, "bytes": report.bytes, "damage": damage,
-    });
-    let mut text = String::new();
-    for damage in &report.damage {
-        let image =
-            damage.image.as_ref().map_or_else(|| "store".to_owned(), |name| format!("image '{name}'"));
-        text.push_str(&format!("DAMAGED {image}: {}\n", damage.error.report()));
-    }
-    let read =
-        if content { format!(", {} read and verified", format_bytes(report.bytes)) } else { String::new() };
-    text.push_str(&format!(
-        "{}: {} images, {} checkpoints, {} nodes, {} chunks{read}",
-        if report.damage.is_empty() { "whole" } else { "NOT whole" },
-        report.images,
-        report.checkpoints,
-        report.nodes,
-        report.chunks,
-    ));
-    output.result(&value, &text)?;
-    Ok(if report.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
 }

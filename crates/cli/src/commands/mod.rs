@@ -1,8 +1,10 @@
 //! The verbs, a file for each family.
 
+mod check;
 mod images;
 mod import;
 mod inspect;
+mod repair;
 mod serve;
 mod transfer;
 mod volumes;
@@ -25,6 +27,7 @@ use crate::{
 pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
     let places = Places::from_env()?;
     let mut settings = Settings::load(&places.config)?;
+    let other_store = args.store.is_some();
     settings.store.set(args.store.map(Some), Origin::Flag);
     if let Verb::Import { chunker, compression, .. } = &args.verb {
         settings.chunker.set(*chunker, Origin::Flag);
@@ -66,7 +69,11 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         Verb::Export { image, file, force } => import::export(&host, output, &image, &file, force).await?,
         Verb::Tag { from, to } => images::tag(&host, output, &from, &to).await?,
         Verb::Rm { name, image, volume } => volumes::remove(&host, output, &name, image, volume).await?,
-        Verb::Check { content } => return images::check(&host, output, content).await,
+        // The volumes are this host's, whatever store is asked for.
+        Verb::Check(how) => return check::check(&host, output, how, !other_store).await,
+        Verb::Repair { from, dry_run } => {
+            return repair::repair(&host, output, from.as_deref(), dry_run).await;
+        }
         Verb::Du => inspect::du(&host, output).await?,
         Verb::Config => inspect::config(&host, output)?,
     }

@@ -7,6 +7,7 @@ mod damage;
 mod hostile;
 mod input;
 mod interrupt;
+mod repair;
 mod space;
 
 use std::path::Path;

@@ -47,6 +47,11 @@ impl BootTrace {
         self.0.iter().map(BlockRange::count).sum()
     }
 
+    /// Whether an object is a boot trace, or at least calls itself one.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(MAGIC)
+    }
+
     /// The bytes of the object `id`.
     pub fn encode(&self, id: MapId) -> Vec<u8> {
         let mut to = Writer::new();

@@ -39,6 +39,24 @@ struct Json {
     hash: String,
     key_id: u64,
     created_ms: u64,
+    /// Of the text without this member; stores made by early versions have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc32c: Option<String>,
+}
+
+impl Json {
+    fn text(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("plain fields always serialise");
+        text.push('\n');
+        text
+    }
+
+    /// With its checksum.
+    fn sealed(self) -> Self {
+        let plain = Self { crc32c: None, ..self };
+        let crc = crc32c::crc32c(plain.text().as_bytes());
+        Self { crc32c: Some(format!("{crc:08x}")), ..plain }
+    }
 }
 
 impl Descriptor {
@@ -64,13 +82,13 @@ impl Descriptor {
             hash: "blake3-256".into(),
             key_id: self.domain.key_id,
             created_ms: self.created.0,
+            crc32c: None,
         };
-        let mut text = serde_json::to_string_pretty(&json).expect("plain fields always serialise");
-        text.push('\n');
-        text
+        json.sealed().text()
     }
 
-    /// Reads the file's text. What is no descriptor is `Invalid`, a newer version `Unsupported`.
+    /// Reads the file's text. What is no descriptor is `Invalid`, a newer version `Unsupported`, a damaged one
+    /// `Corrupt`, as far as that can be told.
     pub fn decode(text: &[u8]) -> Result<Self> {
         /// Read before anything else, so that a newer version is named even if its fields are new.
         #[derive(Deserialize)]
@@ -102,11 +120,68 @@ impl Descriptor {
                 ),
             ));
         }
-        Ok(Self {
+        let descriptor = Self {
             features,
             store: json.store_id.parse()?,
             domain: IdDomain::BLAKE3,
             created: Timestamp(json.created_ms),
-        })
+        };
+        if json.crc32c.is_some() && json.sealed().text().as_bytes() != text {
+            return Err(Error::corrupt("gabion.json is damaged: its checksum does not match its text"));
+        }
+        Ok(descriptor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    const TEXT: &str = r#"{
+  "gabion": "store",
+  "version": 1,
+  "features_open": 0,
+  "features_write": 0,
+  "features_ignore": 0,
+  "store_id": "07070707070707070707070707070707",
+  "hash": "blake3-256",
+  "key_id": 0,
+  "created_ms": 1700000000000,
+  "crc32c": "CRC"
+}
+"#;
+
+    fn descriptor() -> Descriptor {
+        Descriptor {
+            features: Features::version(1),
+            store: StoreId::from_bytes([7; 16]),
+            domain: IdDomain::BLAKE3,
+            created: Timestamp(1_700_000_000_000),
+        }
+    }
+
+    #[test]
+    fn golden_text() {
+        let plain = TEXT.replace(",\n  \"crc32c\": \"CRC\"", "");
+        let crc = format!("{:08x}", crc32c::crc32c(plain.as_bytes()));
+        assert_eq!(descriptor().encode(), TEXT.replace("CRC", &crc));
+        assert_eq!(Descriptor::decode(plain.as_bytes()).unwrap(), descriptor(), "of an early version");
+    }
+
+    #[test]
+    fn every_change_is_noticed() {
+        let text = descriptor().encode().into_bytes();
+        assert_eq!(Descriptor::decode(&text).unwrap(), descriptor());
+        for at in 0..text.len() {
+            for bit in 0..8 {
+                let mut changed = text.clone();
+                changed[at] ^= 1 << bit;
+                let error = Descriptor::decode(&changed).unwrap_err();
+                let told = [ErrorKind::Invalid, ErrorKind::Corrupt, ErrorKind::Unsupported];
+                assert!(told.contains(&error.kind()), "byte {at}, bit {bit}: {error:?}");
+            }
+            assert!(Descriptor::decode(&text[..at]).is_err(), "cut at {at}");
+        }
     }
 }

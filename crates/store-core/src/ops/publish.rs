@@ -24,7 +24,7 @@
 //! it. The epoch is compared in the record whose version the CAS compares, so that a displaced writer can't
 //! publish from the moment of the claim on.
 
-use tokio::try_join;
+use futures::future::try_join;
 
 use super::maps::{self, NewMap};
 use crate::{
@@ -143,7 +143,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         Ok(())
     });
     // The record waits for the catalog; what it takes to write it does not.
-    let ((), first) = try_join!(named, Draft::prepare(store, what))?;
+    let ((), first) = try_join(named, Draft::prepare(store, what)).await?;
     let changed = change_image(store, what, first).await;
     if let Err(error) = &changed
         && error.kind() == ErrorKind::Unavailable

@@ -17,9 +17,13 @@
 //!   hand a flipped bit to the stack, because another tier has the right bytes, gets a `Verify` of its own.
 //! - `Stack` is below the cache, so that one memory serves all tiers, and so that a miss asks them once.
 //!
+//! Beside them, `Healing` makes one tier of a near store and a far one: what is damaged near is read from afar, and stored
+//! again near.
+//!
 //! Each wrapper denies missing trait methods: none silently drops a capability of what it wraps.
 
 mod cached;
+mod healing;
 mod limit;
 mod memory_cache;
 mod memory_store;
@@ -31,6 +35,7 @@ mod tests;
 mod verify;
 
 pub use cached::Cached;
+pub use healing::Healing;
 pub use limit::Limited;
 pub use memory_cache::{CacheStats, ENTRY_OVERHEAD, MemoryCache};
 pub use memory_store::MemoryStore;

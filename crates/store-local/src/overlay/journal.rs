@@ -18,7 +18,7 @@ use std::{
 
 use gabion_store_core::{Error, ErrorKind, Result, overlay::BlockStates, types::WriteId};
 
-use super::io_error;
+use super::{io_error, missing};
 use crate::fs::{Fs, FsFile, FsFileExt as _, OpenMode};
 pub(super) use codec::room_for;
 use codec::{HEADER_LEN, Header, SECTOR, encode_batches};
@@ -60,15 +60,16 @@ impl Journal {
     /// a crash left behind the last batch is zeroed and synced. `Corrupt` if batches are damaged that a
     /// crash can't have damaged.
     pub(super) fn open(fs: &dyn Fs, path: PathBuf, layer: u64, blocks: u64) -> Result<(Self, BlockStates)> {
-        let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::corrupt(format!("{} is missing, but the volume's record names it", path.display()))
-            }
-            _ => io_error("opening", &path, e),
-        })?;
+        let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| missing(&path, e))?;
         // After a sync that failed memory may hold what the disk does not: look at the disk.
         file.drop_cache().map_err(|e| io_error("dropping the cache of", &path, e))?;
         recovery::recover(file, path, layer, blocks)
+    }
+
+    /// Reads a journal, which may be in use, and changes nothing. `Corrupt` if anything durable in it is damaged.
+    pub(super) fn check(fs: &dyn Fs, path: &Path, layer: u64, blocks: u64) -> Result<()> {
+        let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
+        recovery::inspect(&*file, path, layer, blocks)
     }
 
     /// The file's name.

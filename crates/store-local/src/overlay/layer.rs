@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     Health, io_error,
     journal::{Journal, room_for},
+    missing,
     record::LayerFiles,
 };
 use crate::fs::{Fs, FsFile, FsFileExt as _, OpenMode};
@@ -128,20 +129,8 @@ impl LocalLayer {
         health: Arc<Health>,
     ) -> Result<Self> {
         let path = folder.join(files.data_name());
-        let data = fs.open(&path, OpenMode::ReadWrite).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => {
-                Error::corrupt(format!("{} is missing, but the volume's record names it", path.display()))
-            }
-            _ => io_error("opening", &path, e),
-        })?;
-        let len = data.len().map_err(|e| io_error("asking for the length of", &path, e))?;
-        if len < byte_len(blocks) {
-            return Err(Error::corrupt(format!(
-                "{} has {len} bytes where the disk has {}: it was cut",
-                path.display(),
-                byte_len(blocks)
-            )));
-        }
+        let data = fs.open(&path, OpenMode::ReadWrite).map_err(|e| missing(&path, e))?;
+        check_len(&*data, &path, blocks)?;
         // After a sync that failed memory may hold what the disk does not: look at the disk.
         data.drop_cache().map_err(|e| io_error("dropping the cache of", &path, e))?;
         let (journal, states) = Journal::open(fs, folder.join(files.journal_name()), files.layer, blocks)?;
@@ -149,6 +138,15 @@ impl LocalLayer {
         // cover them, and it would not know.
         data.sync_data().map_err(|e| io_error("syncing", &path, e))?;
         Ok(Self::new(files.layer, path, data, health, states, journal))
+    }
+
+    /// Looks at the files of a layer, which may be in use, and changes nothing. `Corrupt` if they are damaged, as
+    /// far as that can be told: the bytes of blocks have no checksum.
+    pub(super) fn check(fs: &dyn Fs, folder: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
+        let path = folder.join(files.data_name());
+        let data = fs.open(&path, OpenMode::Read).map_err(|e| missing(&path, e))?;
+        check_len(&*data, &path, blocks)?;
+        Journal::check(fs, &folder.join(files.journal_name()), files.layer, blocks)
     }
 
     fn new(
@@ -373,6 +371,19 @@ impl Layer for LocalLayer {
     fn data_blocks(&self) -> u64 {
         self.marks.read().states.data_blocks()
     }
+}
+
+/// `Corrupt` if the file ends before the disk does.
+fn check_len(data: &dyn FsFile, path: &Path, blocks: u64) -> Result<()> {
+    let len = data.len().map_err(|e| io_error("asking for the length of", path, e))?;
+    if len < byte_len(blocks) {
+        return Err(Error::corrupt(format!(
+            "{} has {len} bytes where the disk has {}: it was cut",
+            path.display(),
+            byte_len(blocks)
+        )));
+    }
+    Ok(())
 }
 
 fn byte_len(blocks: u64) -> u64 {

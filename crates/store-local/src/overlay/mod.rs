@@ -143,6 +143,26 @@ impl LocalOverlay {
         Ok(Self::assemble(fs, folder, lock, health, record, layers))
     }
 
+    /// Looks at the files of the volume in `folder`, which may be in use, and changes nothing. Blocks.
+    ///
+    /// **Errors**: `NotFound` if there is no volume; `Corrupt`, with the file's name, for what is damaged. Blocks'
+    /// bytes have no checksum, and a damaged batch at the end of a journal can't be told from one that a crash tore.
+    pub fn check(fs: &dyn Fs, folder: &Path) -> Result<()> {
+        let mut last = None;
+        loop {
+            let record = read_record(fs, folder)?;
+            let blocks = blocks_for(record.info.size);
+            let check = |&files: &LayerFiles| LocalLayer::check(fs, folder, files, blocks);
+            let Err(error) = record.layers.iter().try_for_each(check) else { return Ok(()) };
+            // Whoever has it open may have replaced files meanwhile, or added to a journal: damage stays.
+            let found = Some((record, error.report()));
+            if last == found {
+                return Err(error);
+            }
+            last = found;
+        }
+    }
+
     fn assemble(
         fs: Arc<dyn Fs>,
         folder: &Path,
@@ -406,4 +426,14 @@ fn remove_remnants(fs: &dyn Fs, folder: &Path, layers: &[LayerFiles]) -> Result<
 /// An error of a file operation, with the operation and the file.
 fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {
     Error::io(format!("{doing} {} failed", path.display()), error)
+}
+
+/// The error of opening a file that the volume's record names.
+fn missing(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::corrupt(format!("{} is missing, but the volume's record names it", path.display()))
+        }
+        _ => io_error("opening", path, error),
+    }
 }

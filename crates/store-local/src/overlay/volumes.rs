@@ -101,6 +101,12 @@ impl Volumes {
         LocalOverlay::open(self.fs.clone(), &self.folder(name), note)
     }
 
+    /// Looks for damage in the files of a volume that [`list`](Self::list) found, see [`LocalOverlay::check`].
+    pub fn check(&self, found: &FoundVolume) -> Result<()> {
+        found.record.as_ref().map_err(Clone::clone)?;
+        LocalOverlay::check(&*self.fs, &found.folder)
+    }
+
     /// What the process that has a volume open left as its note, see [`LocalOverlay::read_lock_note`].
     pub fn read_lock_note(&self, name: &ImageName) -> Result<Option<String>> {
         LocalOverlay::read_lock_note(&*self.fs, &self.folder(name))

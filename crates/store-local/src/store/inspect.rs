@@ -10,7 +10,7 @@ use gabion_store_core::{
     types::{PackId, id_of},
 };
 
-use super::{Inner, LocalStore, folder::Folder, writer::placement};
+use super::{Inner, LocalStore, folder::Folder, read::Packs, writer::placement};
 use crate::fs::FsFileExt as _;
 
 /// What a store's folder holds; lengths of files, in bytes.
@@ -58,9 +58,13 @@ pub struct DamagedEntry {
 impl LocalStore {
     /// All packs in the folder, sorted; also those that nothing refers to. Blocks.
     pub fn packs(&self) -> Result<Vec<PackId>> {
+        Self::list_packs(&self.0.folder)
+    }
+
+    pub(super) fn list_packs(store: &Folder) -> Result<Vec<PackId>> {
         let mut packs = Vec::new();
-        for folder in self.0.folder.list(PACKS)? {
-            for name in self.0.folder.list(&format!("{PACKS}/{folder}"))? {
+        for folder in store.list(PACKS)? {
+            for name in store.list(&format!("{PACKS}/{folder}"))? {
                 match name.parse::<PackId>() {
                     Ok(id) if layout::pack_key(&id) == format!("{PACKS}/{folder}/{name}") => packs.push(id),
                     _ => tracing::warn!(folder, name, "a file among the packs is none"),
@@ -74,9 +78,9 @@ impl LocalStore {
     /// Reads all entries of a pack and checks their checksums, and with `hash` also that each decodes to
     /// the bytes its id names. Damage is reported, not an error. Blocks.
     pub fn verify_pack(&self, id: PackId, hash: bool) -> Result<PackReport> {
-        match self.0.contents(id) {
+        match self.0.packs.contents(id) {
             Ok(contents) => Ok(self.0.verify_contents(id, &contents, hash)),
-            Err(e) if e.kind() == ErrorKind::Corrupt => self.0.scan_pack(id),
+            Err(e) if e.kind() == ErrorKind::Corrupt => self.0.packs.scan(id),
             Err(e) => Err(e),
         }
     }
@@ -101,12 +105,12 @@ impl LocalStore {
     }
 }
 
-impl Inner {
+impl Packs {
     /// A sealed pack's contents. `Corrupt` if it is not sealed, or damaged there.
-    fn contents(&self, id: PackId) -> Result<Contents> {
+    pub(super) fn contents(&self, id: PackId) -> Result<Contents> {
         let key = layout::pack_key(&id);
-        let file = self.packs.file(id)?;
-        let error = |e| self.folder.error("reading", &key, e);
+        let file = self.file(id)?;
+        let error = |e| self.folder().error("reading", &key, e);
         let len = file.len().map_err(error)?;
         let read = |at: u64, count: usize| {
             let mut bytes = vec![0; count];
@@ -123,6 +127,28 @@ impl Inner {
         Contents::decode(&read(trailer.contents_at, trailer.contents_len())?, &trailer)
     }
 
+    /// The intact entries at the front of a pack whose contents can't be read.
+    pub(super) fn scan(&self, id: PackId) -> Result<PackReport> {
+        const WINDOW: usize = 8 << 20;
+        let key = layout::pack_key(&id);
+        let file = self.file(id)?;
+        let error = |e| self.folder().error("reading", &key, e);
+        let len = file.len().map_err(error)?.min(MAX_PACK_LEN);
+        let mut report = PackReport { pack: id, sealed: false, entries: Vec::new(), damaged: Vec::new() };
+        let mut at = HEADER_LEN as u64;
+        while at < len {
+            let mut bytes = vec![0; WINDOW.min((len - at) as usize)];
+            file.read_exact_at(&mut bytes, at).map_err(error)?;
+            let found: Vec<PackEntry> = pack::scan(&bytes, at).map(|scanned| scanned.entry).collect();
+            let Some(last) = found.last() else { break };
+            at = last.end();
+            report.entries.extend(found);
+        }
+        Ok(report)
+    }
+}
+
+impl Inner {
     fn verify_contents(&self, id: PackId, contents: &Contents, hash: bool) -> PackReport {
         let mut order = contents.entries().to_vec();
         order.sort_unstable_by_key(|entry| entry.offset);
@@ -148,26 +174,6 @@ impl Inner {
             }
         }
         report
-    }
-
-    /// The intact entries at the front of a pack whose contents can't be read.
-    fn scan_pack(&self, id: PackId) -> Result<PackReport> {
-        const WINDOW: usize = 8 << 20;
-        let key = layout::pack_key(&id);
-        let file = self.packs.file(id)?;
-        let error = |e| self.folder.error("reading", &key, e);
-        let len = file.len().map_err(error)?.min(MAX_PACK_LEN);
-        let mut report = PackReport { pack: id, sealed: false, entries: Vec::new(), damaged: Vec::new() };
-        let mut at = HEADER_LEN as u64;
-        while at < len {
-            let mut bytes = vec![0; WINDOW.min((len - at) as usize)];
-            file.read_exact_at(&mut bytes, at).map_err(error)?;
-            let found: Vec<PackEntry> = pack::scan(&bytes, at).map(|scanned| scanned.entry).collect();
-            let Some(last) = found.last() else { break };
-            at = last.end();
-            report.entries.extend(found);
-        }
-        Ok(report)
     }
 }
 

@@ -36,10 +36,12 @@ pub(super) struct OpenLocator {
     file: Arc<dyn FsFile>,
     /// Names its pages in the cache.
     serial: u64,
+    /// Where its directory ends.
+    directory_end: u64,
 }
 
 impl OpenLocator {
-    fn open(folder: &Folder, id: LocatorId, serial: u64) -> Result<Self> {
+    pub(super) fn open(folder: &Folder, id: LocatorId, serial: u64) -> Result<Self> {
         let key = layout::locator_key(&id);
         let opened = || {
             let file = folder.open(&key)?;
@@ -55,10 +57,20 @@ impl OpenLocator {
             }
             // The length of the directory was checked against the file's.
             let directory = read(LocatorHeader::LEN as u64, header.directory_len())?;
-            Ok(Self { locator: Locator::decode(header, &directory)?, file, serial })
+            let directory_end = LocatorHeader::LEN as u64 + directory.len() as u64;
+            Ok(Self { locator: Locator::decode(header, &directory)?, file, serial, directory_end })
         };
         opened()
             .map_err(|e: Error| e.context(format!("locator {} can't be used", folder.path(&key).display())))
+    }
+
+    /// What stands between the directory and the pages: zeros, and no reader looks at them.
+    pub(super) fn padding(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; (self.locator.page_offset(0) - self.directory_end) as usize];
+        self.file
+            .read_exact_at(&mut bytes, self.directory_end)
+            .map_err(|e| Error::io(format!("reading the padding of locator {}", self.locator.id()), e))?;
+        Ok(bytes)
     }
 
     /// `count` pages from `page` on, one behind the other and not checked yet.

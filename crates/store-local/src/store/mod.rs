@@ -8,10 +8,13 @@
 //! - `read`: entries out of packs
 //! - `damaged`: entries that count as absent
 //! - `records`: image records and catalog, by compare-and-swap under the store's lock
-//! - `inspect`: what `check` and `du` ask
+//! - `inspect`, `check`: what `du` and `check` ask
+//! - `repair`, `closure`: locators and catalog made of what packs hold
 //!
 //! Invariant: nothing durable refers to bytes that are not.
 
+mod check;
+mod closure;
 mod damaged;
 mod destroy;
 mod folder;
@@ -21,6 +24,7 @@ mod merge;
 mod queue;
 mod read;
 mod records;
+mod repair;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -44,7 +48,9 @@ use gabion_store_core::{
 };
 use parking_lot::Mutex;
 
+pub use check::FilesReport;
 pub use inspect::{DamagedEntry, PackReport, Usage};
+pub use repair::{RepairOptions, RepairReport};
 
 use damaged::{DAMAGED_KEY, Damaged};
 use folder::Folder;
@@ -231,6 +237,21 @@ impl Inner {
             .collect();
         self.found_damaged(&damaged);
         results
+    }
+
+    /// As [`get_encoded`](Self::get_encoded), and what was found damaged once and is whole again is no more.
+    fn get_stored(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
+        let entries = self.get_encoded(kind, ids);
+        for (id, entry) in ids.iter().zip(&entries) {
+            let key = EntryKey::new(kind, *id);
+            if self.damaged.knows(&key)
+                && entry.as_ref().is_ok_and(|entry| entry.decode().is_ok())
+                && let Some(place) = placed(&self.find(&self.locators.live(), &[key])[0])
+            {
+                self.damaged.remove(&[(key, place.pack)]);
+            }
+        }
+        entries
     }
 
     fn read(&self, keys: &[EntryKey], places: &[Found]) -> Vec<Result<Encoded>> {

@@ -39,6 +39,11 @@ impl Packs {
         Self { folder, open: Mutex::new(LruCache::new(OPEN_PACKS)) }
     }
 
+    /// The folder they lie in.
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
     /// A pack's file.
     pub(super) fn file(&self, id: PackId) -> Result<Arc<dyn FsFile>> {
         if let Some(file) = self.open.lock().get(&id) {

@@ -146,7 +146,7 @@ async fn survive(fs: Arc<dyn Fs>, model: &Model) -> Result<(), String> {
             return Err(format!("image {name} is none of {} that it may be", may_be.len()));
         }
     }
-    let report = check(&store, Depth::Content, &Job::default()).await.map_err(|e| e.report())?;
+    let report = check(&store, Depth::Hashes, &Job::default()).await.map_err(|e| e.report())?;
     if report.damage.is_empty() { Ok(()) } else { Err(format!("{:?}", report.damage)) }
 }
 
@@ -173,7 +173,8 @@ async fn images_are_whole_or_not_there() {
         }
         drop((store, faults));
         world.crash.unobserve();
-        let points = std::mem::take(&mut *world.points.lock());
+        let mut points = std::mem::take(&mut *world.points.lock());
+        points.push((world.crash.crash(), world.model.lock().clone()));
         for (point, model) in points {
             let mut count = 0;
             for image in point.images(world.rng.next(), IMAGES) {

@@ -104,7 +104,7 @@ impl Opened {
 
     /// Whether everything in the store is there and right.
     pub(crate) async fn check(&self) -> Result<(), String> {
-        let report = check(&self.home.store, Depth::Content, &Job::default()).await;
+        let report = check(&self.home.store, Depth::Hashes, &Job::default()).await;
         match report {
             Ok(report) if report.damage.is_empty() => Ok(()),
             Ok(report) => Err(format!("{:?}", report.damage)),

@@ -192,11 +192,17 @@ async fn a_partial_write_after_a_trim_and_a_power_failure_is_filled_up_with_what
     budget.end();
 }
 
-/// Does writes and trims of whole blocks in the middle of something else, once, as another client would.
-fn meanwhile(life: &Life, process: &Process, op: FsOp, blocks: &'static [(usize, Option<u8>)]) {
+/// Does writes and trims of whole blocks in the middle of an operation that `faults` sees, once, as another client would.
+fn meanwhile(
+    life: &Life,
+    process: &Process,
+    faults: &FaultFs,
+    op: FsOp,
+    blocks: &'static [(usize, Option<u8>)],
+) {
     let (volume, model) = (process.opened.volume.clone(), life.model.clone());
     let mut done = false;
-    process.faults.on(move |on, path| {
+    faults.on(move |on, path| {
         if on == op && path.to_string_lossy().ends_with(".data") && !std::mem::replace(&mut done, true) {
             for &(block, fill) in blocks {
                 let bytes = [fill.unwrap_or(0); BLOCK_SIZE];
@@ -224,8 +230,13 @@ async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
     while let Some(seed) = budget.round() {
         let mut life = Life::new(seed, 8 * BLOCK_SIZE);
         let process = life.start().await;
+        // What is below the layer is not zero, as its holes are.
+        life.write(&process, 0, 8 * BLOCK_SIZE).await.unwrap();
+        life.checkpoint(&process).await.unwrap();
         life.write(&process, 0, 4 * BLOCK_SIZE).await.unwrap();
-        meanwhile(&life, &process, FsOp::Sync, &[(5, Some(5)), (1, None), (2, None), (2, Some(6))]);
+        // Below: the sync has begun, and is not about them.
+        let blocks = &[(5, Some(5)), (1, None), (2, None), (2, Some(6))];
+        meanwhile(&life, &process, &life.below, FsOp::Sync, blocks);
         life.flush(&process).await.unwrap();
         let model = life.model.lock().clone();
         assert!(model.disk.is_new(5 * BLOCK_SIZE) && model.disk.is_new(BLOCK_SIZE), "nothing raced");
@@ -245,7 +256,7 @@ async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
         let mut life = Life::new(seed, 8 * BLOCK_SIZE);
         let process = life.start().await;
         life.write(&process, 0, 4 * BLOCK_SIZE).await.unwrap();
-        meanwhile(&life, &process, FsOp::Create, &[(3, Some(5)), (6, Some(6))]);
+        meanwhile(&life, &process, &process.faults, FsOp::Create, &[(3, Some(5)), (6, Some(6))]);
         let (home, options) = (&process.opened.home, rig::options());
         let frozen = process.opened.volume.freeze(home, &options, &Job::default()).await.unwrap();
         assert!(life.model.lock().disk.is_new(6 * BLOCK_SIZE), "nothing came between");

@@ -189,7 +189,8 @@ async fn survive(fs: Arc<dyn Fs>, model: &Model) -> Result<(), String> {
 
 async fn survive_all(world: &mut World, budget: &mut Budget) {
     world.crash.unobserve();
-    let points = std::mem::take(&mut *world.points.lock());
+    let mut points = std::mem::take(&mut *world.points.lock());
+    points.push((world.crash.crash(), world.model.lock().clone()));
     for (point, model) in points {
         let mut count = 0;
         for image in point.images(world.rng.next(), IMAGES) {

@@ -54,7 +54,9 @@ enum More {
 /// Looks at the points that a life has left, at most `images` of each.
 pub(crate) async fn survive_all(life: &mut Life, budget: &mut Budget, images: usize) {
     life.crash.unobserve();
-    let points = std::mem::take(&mut *life.points.lock());
+    let mut points = std::mem::take(&mut *life.points.lock());
+    // What was promised since the last operation counts, too.
+    points.push_back((life.crash.crash(), life.model.lock().clone()));
     for (point, model) in points {
         survive_point(&point, &model, &mut life.rng, budget, images).await;
     }

@@ -5,7 +5,7 @@ use gabion_store_local::fs::{FsFault, FsOp, On};
 
 use super::{
     budget::Budget,
-    life::{Life, kill},
+    life::{Life, Process, kill},
     survive::survive_all,
 };
 
@@ -18,13 +18,23 @@ const STEPS: usize = 24;
 /// Images looked at for each point.
 const IMAGES: usize = 8;
 
+/// A volume of zeros, or one over a base that is written all over: its layers' holes are not what they show.
+async fn begin(seed: u64) -> (Life, Process) {
+    let mut life = Life::new(seed, size(seed));
+    let process = life.start().await;
+    if life.rng.below(2) == 0 {
+        life.write(&process, 0, size(seed)).await.unwrap();
+        life.checkpoint(&process).await.unwrap();
+    }
+    (life, process)
+}
+
 /// Nothing else goes wrong, but processes are killed between two requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_loss_at_every_operation() {
     let mut budget = Budget::new("power_loss_at_every_operation", 35);
     while let Some(seed) = budget.round() {
-        let mut life = Life::new(seed, size(seed));
-        let mut process = life.start().await;
+        let (mut life, mut process) = begin(seed).await;
         for _ in 0..STEPS {
             match life.rng.below(12) {
                 0 => process = life.restart(process).await,
@@ -43,8 +53,7 @@ async fn power_loss_at_every_operation() {
 async fn processes_killed_at_any_operation_and_power_loss_later() {
     let mut budget = Budget::new("processes_killed_at_any_operation_and_power_loss_later", 15);
     while let Some(seed) = budget.round() {
-        let mut life = Life::new(seed, size(seed));
-        let mut process = life.start().await;
+        let (mut life, mut process) = begin(seed).await;
         for _ in 0..STEPS {
             if life.rng.below(3) == 0 {
                 let after = life.rng.below(20);
@@ -69,8 +78,7 @@ async fn a_failed_sync_of_a_file_or_folder() {
     let mut budget = Budget::new("a_failed_sync_of_a_file_or_folder", 15);
     let (mut poisoned, mut other) = (0, 0);
     while let Some(seed) = budget.round_until(poisoned > 0 && other > 0) {
-        let mut life = Life::new(seed, size(seed));
-        let mut process = life.start().await;
+        let (mut life, mut process) = begin(seed).await;
         for _ in 0..STEPS {
             life.step(&process).await.unwrap();
             if life.rng.below(4) > 0 {
@@ -108,8 +116,7 @@ async fn a_full_disk_at_any_byte() {
     let mut budget = Budget::new("a_full_disk_at_any_byte", 10);
     let mut refused = 0;
     while let Some(seed) = budget.round_until(refused > 0) {
-        let mut life = Life::new(seed, size(seed));
-        let process = life.start().await;
+        let (mut life, process) = begin(seed).await;
         for _ in 0..STEPS {
             life.step(&process).await.unwrap();
             if life.rng.below(3) > 0 {
@@ -139,8 +146,7 @@ async fn a_full_disk_at_any_byte() {
 async fn short_and_interrupted_reads_and_writes() {
     let mut budget = Budget::new("short_and_interrupted_reads_and_writes", 5);
     while let Some(seed) = budget.round() {
-        let mut life = Life::new(seed, size(seed));
-        let mut process = life.start().await;
+        let (mut life, mut process) = begin(seed).await;
         for (n, op) in [FsOp::Read, FsOp::Write].into_iter().cycle().take(200).enumerate() {
             process.faults.fail(On::op(op).skip(5 * n as u64), FsFault::EINTR);
         }

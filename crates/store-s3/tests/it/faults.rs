@@ -60,7 +60,7 @@ impl Bench {
         let there = self.elsewhere().await;
         assert_eq!(history(&there).await, 1);
         assert!(read(&there).await.unwrap() == self.disk);
-        let report = check(&there.into_store(), Depth::Content, &Job::default()).await.unwrap();
+        let report = check(&there.into_store(), Depth::Hashes, &Job::default()).await.unwrap();
         assert!(report.damage.is_empty(), "{:?}", report.damage);
     }
 
@@ -69,7 +69,7 @@ impl Bench {
         self.cloud.clear_faults();
         let there = self.elsewhere().await;
         assert_eq!(history(&there).await, 0);
-        let report = check(&there.into_store(), Depth::Content, &Job::default()).await.unwrap();
+        let report = check(&there.into_store(), Depth::Hashes, &Job::default()).await.unwrap();
         assert!(report.damage.is_empty(), "{:?}", report.damage);
     }
 }
@@ -329,7 +329,7 @@ async fn network_gone_in_a_push_at_every_request() {
             Ok(_) => bench.assert_pushed().await,
             Err(_) => {
                 let there = bench.elsewhere().await;
-                let report = check(&there.into_store(), Depth::Content, &Job::default()).await.unwrap();
+                let report = check(&there.into_store(), Depth::Hashes, &Job::default()).await.unwrap();
                 assert!(report.damage.is_empty(), "{:?}", report.damage);
                 push(&bench.here, &bench.elsewhere().await).await.unwrap();
                 bench.assert_pushed().await;

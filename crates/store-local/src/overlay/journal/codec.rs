@@ -98,9 +98,14 @@ impl BatchHead {
         (reserved == [0; 3]).then_some(Self { sequence, kind, payload_len, payload_crc })
     }
 
+    /// Bytes from the batch's begin to the end of its payload.
+    pub(super) fn end(&self) -> u64 {
+        BATCH_HEAD_LEN as u64 + u64::from(self.payload_len)
+    }
+
     /// Bytes from one batch's begin to the next one's.
     pub(super) fn stride(&self) -> u64 {
-        (BATCH_HEAD_LEN as u64 + u64::from(self.payload_len)).next_multiple_of(SECTOR)
+        self.end().next_multiple_of(SECTOR)
     }
 
     /// Whether this library can read the batch, if its payload is whole.

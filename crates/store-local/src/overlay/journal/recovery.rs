@@ -5,7 +5,10 @@
 //! lost bytes that were durable. A batch of a higher sequence further on tells the two apart, since it is
 //! begun only after the one before it was synced: then the journal is `Corrupt`, and nothing is changed.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gabion_store_core::{Error, Result, format::wire::has_crc, overlay::BlockStates};
 
@@ -30,36 +33,81 @@ pub(super) fn recover(
     layer: u64,
     blocks: u64,
 ) -> Result<(Journal, BlockStates)> {
-    let len = file.len().map_err(|e| io_error("asking for the length of", &path, e))?;
-    if !(HEADER_LEN..=MAX_LEN).contains(&len) {
-        return Err(Error::corrupt(format!("{} has {len} bytes: it is no journal", path.display())));
-    }
-    let mut scan = Scan { file: &*file, path: &path, len };
-    let header = scan.header(layer)?;
-    let mut states = BlockStates::new(blocks);
-    let (mut end, mut sequence) = (HEADER_LEN, 1);
-    while let Some(stride) = scan.batch(&header, end, sequence, &mut states)? {
-        end += stride;
-        sequence += 1;
-    }
-    let dirty = scan.behind(&header, end, sequence)?;
+    let mut scan = Scan::new(&*file, &path)?;
+    let Found { header, states, end, sequence, dirty, .. } = scan.all(layer, blocks)?;
+    let reserved = (scan.len - scan.len % SECTOR).max(end);
     if let Some(dirty) = dirty {
         scan.zero(end, dirty)?;
     }
     // What was replayed may stand in memory only, if a process was killed between its write and its sync.
     file.sync_data().map_err(|e| io_error("syncing", &path, e))?;
-    let reserved = (len - len % SECTOR).max(end);
     Ok((Journal { file, path, header, sequence, end, reserved }, states))
+}
+
+/// Reads a journal and changes nothing. `Corrupt` also for damage that recovery has no need to look at.
+pub(super) fn inspect(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -> Result<()> {
+    let mut scan = Scan::new(file, path)?;
+    let found = scan.all(layer, blocks)?;
+    match found.padding {
+        None => Ok(()),
+        Some(at) => Err(Error::corrupt(format!(
+            "{} is damaged at {at}, between two batches, where it harms nothing yet",
+            path.display()
+        ))),
+    }
+}
+
+/// What a journal holds.
+struct Found {
+    header: Header,
+    states: BlockStates,
+    /// Where its last batch ends, and the sequence number behind that.
+    end: u64,
+    sequence: u64,
+    /// Where the remains of a torn flush end, if there are any behind that.
+    dirty: Option<u64>,
+    /// A batch whose padding is not zero.
+    padding: Option<u64>,
 }
 
 /// The journal that is being read.
 struct Scan<'a> {
     file: &'a dyn FsFile,
-    path: &'a PathBuf,
+    path: &'a Path,
     len: u64,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(file: &'a dyn FsFile, path: &'a Path) -> Result<Self> {
+        let len = file.len().map_err(|e| io_error("asking for the length of", path, e))?;
+        if !(HEADER_LEN..=MAX_LEN).contains(&len) {
+            return Err(Error::corrupt(format!("{} has {len} bytes: it is no journal", path.display())));
+        }
+        Ok(Self { file, path, len })
+    }
+
+    fn all(&mut self, layer: u64, blocks: u64) -> Result<Found> {
+        let header = self.header(layer)?;
+        let mut states = BlockStates::new(blocks);
+        let (mut end, mut sequence, mut padding) = (HEADER_LEN, 1, None);
+        while let Some(batch) = self.batch(&header, end, sequence, &mut states)? {
+            if padding.is_none() && !self.is_zero(end + batch.end(), end + batch.stride())? {
+                padding = Some(end);
+            }
+            end += batch.stride();
+            sequence += 1;
+        }
+        let dirty = self.behind(&header, end, sequence, &states)?;
+        Ok(Found { header, states, end, sequence, dirty, padding })
+    }
+
+    /// Whether there are only zeros from here to there, or to the end of the file.
+    fn is_zero(&self, from: u64, to: u64) -> Result<bool> {
+        let mut bytes = vec![0; to.min(self.len).saturating_sub(from) as usize];
+        self.read(&mut bytes, from)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
+    }
+
     fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(buf, offset).map_err(|e| io_error("reading", self.path, e))
     }
@@ -78,14 +126,14 @@ impl Scan<'_> {
         Ok(header)
     }
 
-    /// Applies the batch of `sequence` at `at`: its length, or `None` if there is no whole one.
+    /// Applies the batch of `sequence` at `at`: its head, or `None` if there is no whole one.
     fn batch(
         &mut self,
         header: &Header,
         at: u64,
         sequence: u64,
         states: &mut BlockStates,
-    ) -> Result<Option<u64>> {
+    ) -> Result<Option<BatchHead>> {
         // The padding of the batch before may be cut off.
         let left = self.len.saturating_sub(at);
         if left < BATCH_HEAD_LEN as u64 {
@@ -108,12 +156,18 @@ impl Scan<'_> {
             return Ok(None);
         }
         apply_payload(&payload, states).map_err(|e| self.corrupt(at, sequence, e))?;
-        Ok(Some(head.stride()))
+        Ok(Some(head))
     }
 
     /// Where what stands behind the last batch ends, if anything but zeros does. `Corrupt` if a later
     /// batch is among it.
-    fn behind(&mut self, header: &Header, end: u64, sequence: u64) -> Result<Option<u64>> {
+    fn behind(
+        &mut self,
+        header: &Header,
+        end: u64,
+        sequence: u64,
+        states: &BlockStates,
+    ) -> Result<Option<u64>> {
         let mut dirty = None;
         let mut window = vec![0; WINDOW];
         let mut at = end;
@@ -127,14 +181,7 @@ impl Scan<'_> {
                 let offset = at + sector as u64 * SECTOR;
                 match BatchHead::find(&header.nonce, bytes) {
                     Some(later) if later.sequence > sequence => {
-                        let (later, found) = (offset, later.sequence);
-                        return Err(self.corrupt(
-                            end,
-                            sequence,
-                            format_args!(
-                                "it is damaged, though batch {found} at {later} was written after it"
-                            ),
-                        ));
+                        return Err(self.damaged(header, end, sequence, (offset, later), states));
                     }
                     _ => dirty = Some(offset + bytes.len() as u64),
                 }
@@ -142,6 +189,32 @@ impl Scan<'_> {
             at += here.len() as u64;
         }
         Ok(dirty)
+    }
+
+    /// The error of a damaged batch in the middle: what there is before it, and what behind it is whole.
+    fn damaged(
+        &mut self,
+        header: &Header,
+        at: u64,
+        sequence: u64,
+        (later_at, later): (u64, BatchHead),
+        states: &BlockStates,
+    ) -> Error {
+        let mut states = states.clone();
+        let (mut offset, mut next, mut whole) = (later_at, later.sequence, 0);
+        while let Ok(Some(head)) = self.batch(header, offset, next, &mut states) {
+            (offset, next, whole) = (offset + head.stride(), next + 1, whole + 1);
+        }
+        let (before, found, kept) = (sequence - 1, later.sequence, states.data_blocks());
+        self.corrupt(
+            at,
+            sequence,
+            format_args!(
+                "it is damaged, though batch {found} at {later_at} was written after it. Nothing was changed. \
+                 {before} batches before it and {whole} behind are whole and tell of {kept} blocks of data; \
+                 which other blocks were written is not known any more"
+            ),
+        )
     }
 
     /// Zeroes what is dropped, so that no later batch is ever followed by remains of an earlier one.

@@ -1,0 +1,107 @@
+//! `repair`: makes good what is damaged in a store, as far as it can be had.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use gabion::{
+    Host, StoreUrl,
+    core::{
+        Error, Result,
+        format::catalog::Pin,
+        ops::{self, Depth, Job},
+    },
+    format_bytes,
+    local::{
+        fs::{Fs, StdFs},
+        store::{LocalStore, RepairOptions, RepairReport},
+    },
+};
+use serde_json::json;
+
+use super::{blocking, check::subject};
+use crate::{exit, output::Output};
+
+pub(super) async fn repair(
+    host: &Host,
+    output: &Output,
+    from: Option<&str>,
+    dry_run: bool,
+) -> Result<ExitCode> {
+    let url = host.url_of(None)?;
+    let from = from.map(|from| host.store_url(from)).transpose()?;
+    let (job, bar) = output.job("repairing");
+    let repaired = match &url {
+        StoreUrl::Folder(folder) => rebuild(host, &url, folder.clone(), dry_run, &job).await,
+        StoreUrl::Remote(_) if from.is_none() => Err(Error::invalid(format!(
+            "{} is in a bucket: what is damaged there is fetched from another store, with --from URL",
+            url.place()
+        ))),
+        StoreUrl::Remote(_) => Ok(RepairReport::default()),
+    };
+    let mut report = repaired.inspect_err(|_| bar.finish_and_clear())?;
+    if dry_run {
+        bar.finish_and_clear();
+        let text = match &report.done[..] {
+            [] => "nothing to do without another store: 'gabion check' tells what is missing".to_owned(),
+            done => done.iter().map(|step| format!("would {step}\n")).collect(),
+        };
+        output.result(&json!({ "would": report.done, "lost": report.lost }), &text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let opened = host.open_store(&url).await.inspect_err(|_| bar.finish_and_clear())?;
+    let left = async {
+        let Some(from) = &from else { return ops::check(&opened.direct, Depth::Structure, &job).await };
+        let source = host.open_store(from).await?;
+        // What is in a folder was read above.
+        let depth = if matches!(url, StoreUrl::Folder(_)) { Depth::Structure } else { Depth::Hashes };
+        let healed = ops::heal(&opened.direct, &source.direct.chunks, depth, &job).await?;
+        if healed.entries > 0 {
+            let bytes = format_bytes(healed.bytes);
+            report.done.push(format!("fetch {} entries, {bytes}, from {}", healed.entries, from.place()));
+        }
+        Ok(healed.left)
+    };
+    let left = left.await;
+    bar.finish_and_clear();
+    let left = left?;
+    let mut text: String = report.done.iter().map(|step| format!("done: {step}\n")).collect();
+    let lost = report.lost.iter().map(|lost| format!("LOST {lost}\n"));
+    text.extend(lost);
+    let still = left.damage.iter();
+    text.extend(still.map(|damage| format!("LOST {}: {}\n", subject(damage), damage.error.report())));
+    let whole = left.damage.is_empty() && report.lost.is_empty();
+    text.push_str(match (whole, report.done.is_empty()) {
+        (true, true) => "whole: there was nothing to repair",
+        (true, false) => "whole",
+        (false, _) => {
+            "NOT whole: import a disk that has it, or repair from a store that does, with --from URL"
+        }
+    });
+    let damage: Vec<_> =
+        left.damage.iter().map(|damage| format!("{}: {}", subject(damage), damage.error.report())).collect();
+    output
+        .result(&json!({ "ok": whole, "done": report.done, "lost": report.lost, "damage": damage }), &text)?;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
+}
+
+/// Repairs a folder's store out of itself.
+async fn rebuild(
+    host: &Host,
+    url: &StoreUrl,
+    folder: PathBuf,
+    dry_run: bool,
+    job: &Job,
+) -> Result<RepairReport> {
+    let (volumes, home, clock) = (host.volumes().clone(), url.to_string(), Arc::clone(host.clock()));
+    let job = job.clone();
+    blocking(move || {
+        // What is lost with a catalog, and known here: what this host's volumes stand on.
+        let records = volumes.list()?.into_iter().filter_map(|found| found.record.ok());
+        let pins = records.filter(|record| record.info.home == home).filter_map(|record| {
+            Some(Pin { owner: record.info.id, checkpoint: record.info.base?, since: record.info.created })
+        });
+        let options = RepairOptions { dry_run, pins: pins.collect(), clock };
+        let fs: Arc<dyn Fs> = Arc::new(StdFs);
+        LocalStore::repair(&fs, &folder, &options, &job)
+    })
+    .await
+}

@@ -1,0 +1,559 @@
+//! Making a damaged store usable again, out of what is left of it.
+//!
+//! Packs describe themselves, so locators and catalog can be made of them. In this order, each step durable before
+//! the next, and each run beginning anew: a repair that is interrupted is repeated.
+//!
+//! 1. Every entry of every pack is read and hashed ([`survey`](Survey::take)).
+//! 2. One new locator names all that is whole; one write of the catalog makes it the store's ([`install`]).
+//! 3. What is whole in damaged packs is stored again, in new ones; then 1 and 2 once more.
+//! 4. Damaged records are read as far as they can be, and written anew; maps that are damaged are no longer named.
+//! 5. What nothing names any more and is damaged moves into the folder `quarantine`.
+//!
+//! Nothing is deleted. What can't be had from this store is missing in it afterwards, which `check` tells by image and
+//! range, and which another store may have (`gabion_store_core::ops::heal`).
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    path::Path,
+    sync::Arc,
+};
+
+use gabion_store_core::{
+    ChunkKind, Error, ErrorKind, Result,
+    clock::Clock,
+    format::{
+        catalog::{Catalog, LocatorRef, Pin, Replaced},
+        checkpoint::Checkpoint,
+        codec::Encoded,
+        descriptor::{DESCRIPTOR_KEY, Descriptor},
+        image_record::ImageRecord,
+        layout,
+        locator::Outline,
+        rows::EntryKey,
+        tombstone::ImageObject,
+    },
+    ops::Job,
+    store::Placement,
+    types::{LocatorId, PackId, WriteId, id_of},
+};
+
+use super::{
+    LocalStore,
+    check::{check_locator, check_map, read_descriptor, tells_damage, visit_locator},
+    closure::References,
+    folder::Folder,
+    locators::OpenLocator,
+    read::Packs,
+    records,
+    writer::placement,
+};
+use crate::fs::Fs;
+
+/// Folder of the store that damaged files move to.
+const QUARANTINE: &str = "quarantine";
+/// Entries that are read at once: some MiB.
+const ENTRIES: usize = 64;
+/// Bytes of a locator that are written at once.
+const WRITE: usize = 1 << 20;
+/// Longest record that is read, in bytes.
+const MAX_RECORD_LEN: u64 = 64 << 20;
+
+/// How a store is repaired.
+#[derive(Clone, Debug)]
+pub struct RepairOptions {
+    /// Change nothing, only say what would be done.
+    pub dry_run: bool,
+    /// What volumes stand on, as far as it is known: the pins of a catalog that is lost.
+    pub pins: Vec<Pin>,
+    /// Tells the times that stand in records.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What a repair did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairReport {
+    /// Packs read.
+    pub packs: u64,
+    /// Distinct entries that are whole.
+    pub entries: u64,
+    /// What was done, in order, for people.
+    pub done: Vec<String>,
+    /// What can't be made good from this store alone, beside entries, which a check tells.
+    pub lost: Vec<String>,
+}
+
+impl LocalStore {
+    /// Repairs the store in `dir` as far as that goes without another. Blocks. Others may use the store meanwhile; if
+    /// they change it in between, it ends with `Conflict`, and another run goes on.
+    ///
+    /// **Killed in between**: the store is as damaged as before or less, and another run does the rest. **Memory**: 80
+    /// bytes for each entry. **Errors**: `Unsupported` if anything is of a newer version: that is no damage.
+    pub fn repair(fs: &Arc<dyn Fs>, dir: &Path, options: &RepairOptions, job: &Job) -> Result<RepairReport> {
+        let folder = Folder::new(fs.clone(), dir);
+        folder.require_folder()?;
+        let mut repair = Repair { folder, options, job, report: RepairReport::default() };
+        repair.descriptor()?;
+        let survey = Survey::take(&repair.folder, &options.pins, job)?;
+        (repair.report.packs, repair.report.entries) = (survey.packs, survey.sound.len() as u64);
+        let rescue = repair.locators(&survey)?;
+        if !rescue.is_empty() && !options.dry_run {
+            rescue_entries(fs, dir, &survey, &rescue)?;
+            let again = Survey::take(&repair.folder, &options.pins, job)?;
+            let left = repair.locators(&again)?;
+            if !left.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the store was changed during its repair: run it again",
+                ));
+            }
+        }
+        repair.records(&survey)?;
+        Ok(repair.report)
+    }
+}
+
+struct Repair<'a> {
+    folder: Folder,
+    options: &'a RepairOptions,
+    job: &'a Job,
+    report: RepairReport,
+}
+
+/// What a store's packs, locators and catalog are worth.
+struct Survey {
+    packs: u64,
+    /// `None` if the catalog is damaged or missing.
+    catalog: Option<Catalog>,
+    /// Of the catalog: locators that can't be used.
+    bad_locators: Vec<LocatorId>,
+    /// Packs that are damaged anywhere, and packs that are named and missing.
+    bad_packs: BTreeSet<PackId>,
+    missing_packs: BTreeSet<PackId>,
+    /// Every whole entry, sorted, in its best place.
+    sound: Vec<(EntryKey, Placement)>,
+    /// Sizes of the disks of the checkpoints among them.
+    checkpoints: HashMap<EntryKey, u64>,
+    /// What nodes refer to, if packs may have become live that were not before.
+    references: Option<References>,
+}
+
+impl Survey {
+    fn take(folder: &Folder, pins: &[Pin], job: &Job) -> Result<Self> {
+        let catalog = match records::read_catalog(folder) {
+            Ok(catalog) => Some(catalog.value),
+            Err(e) if e.kind() == ErrorKind::Corrupt => None,
+            Err(e) => return Err(e),
+        };
+        let mut survey = Self {
+            packs: 0,
+            catalog,
+            bad_locators: Vec::new(),
+            bad_packs: BTreeSet::new(),
+            missing_packs: BTreeSet::new(),
+            sound: Vec::new(),
+            checkpoints: HashMap::new(),
+            references: None,
+        };
+        let locators = survey.locators(folder)?;
+        survey.references = survey.is_lost().then(References::default);
+        let mut named: BTreeSet<PackId> =
+            locators.iter().flat_map(|open| open.locator.packs()).copied().collect();
+        let present: BTreeSet<PackId> = LocalStore::list_packs(folder)?.into_iter().collect();
+        survey.missing_packs = named.difference(&present).copied().collect();
+        // What an interrupted repair has replaced, and did not come to move aside.
+        for replaced in survey.catalog.iter().flat_map(|catalog| &catalog.replaced) {
+            if let Replaced::Locator(id, _) = replaced
+                && let Ok(open) = OpenLocator::open(folder, *id, 0)
+            {
+                named.extend(open.locator.packs());
+            }
+        }
+        let packs = Packs::new(folder.clone());
+        let mut broken = BTreeSet::new();
+        for pack in present {
+            job.check()?;
+            // Nothing leads to it, and nothing that did is lost: it is being written, or was left by a crash.
+            if !named.contains(&pack) && !survey.is_lost() {
+                continue;
+            }
+            match packs.contents(pack) {
+                Ok(contents) => {
+                    let wanted = contents.entries().iter().map(|entry| (entry.key, placement(pack, entry)));
+                    if survey.verify(&packs, wanted.collect())? {
+                        survey.bad_packs.insert(pack);
+                    }
+                }
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
+                Err(_) => {
+                    broken.insert(pack);
+                }
+            }
+            survey.packs += 1;
+        }
+        // What a pack does not tell any more, its locators may, or its entries one after the other.
+        let mut wanted: BTreeMap<EntryKey, Placement> = BTreeMap::new();
+        for open in locators.iter().filter(|_| !broken.is_empty()) {
+            let visit = |key, place: Placement| {
+                if broken.contains(&place.pack) {
+                    wanted.insert(key, place);
+                }
+            };
+            visit_locator(open, visit)?;
+        }
+        for pack in &broken {
+            let scanned = packs.scan(*pack)?;
+            wanted.extend(scanned.entries.iter().map(|entry| (entry.key, placement(*pack, entry))));
+        }
+        survey.verify(&packs, wanted.into_iter().collect())?;
+        survey.bad_packs.extend(broken);
+        let bad = &survey.bad_packs;
+        survey.sound.sort_by_key(|(key, place)| (*key, bad.contains(&place.pack)));
+        survey.sound.dedup_by_key(|(key, _)| *key);
+        if let Some(references) = survey.references.take() {
+            let present: HashSet<EntryKey> = survey.sound.iter().map(|(key, _)| *key).collect();
+            let loose = references.loose(&present, &roots(folder, survey.catalog.as_ref(), pins)?);
+            survey.sound.retain(|(key, _)| !loose.contains(key));
+        }
+        Ok(survey)
+    }
+
+    /// Whether packs may be named that nobody knows of any more.
+    fn is_lost(&self) -> bool {
+        self.catalog.is_none() || !self.bad_locators.is_empty()
+    }
+
+    /// The locators that can be used; without a catalog, all there are.
+    fn locators(&mut self, folder: &Folder) -> Result<Vec<OpenLocator>> {
+        let ids: Vec<LocatorId> = match &self.catalog {
+            Some(catalog) => catalog.locators.iter().map(|locator| locator.id).collect(),
+            None => folder.list(layout::LOCATORS)?.iter().filter_map(|name| name.parse().ok()).collect(),
+        };
+        let mut usable = Vec::new();
+        for id in ids {
+            match check_locator(folder, id) {
+                Ok(open) => usable.push(open),
+                Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    self.bad_locators.push(id);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(usable)
+    }
+
+    /// Reads entries, decodes and hashes them, and keeps those that are whole. Whether any is not.
+    fn verify(&mut self, packs: &Packs, mut wanted: Vec<(EntryKey, Placement)>) -> Result<bool> {
+        let mut any_bad = false;
+        wanted.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+        for part in wanted.chunks(ENTRIES) {
+            for ((key, place), stored) in part.iter().zip(packs.read(part)) {
+                let bytes = match stored.and_then(|stored| stored.decode()) {
+                    Err(e) if !tells_damage(&e) => return Err(e),
+                    bytes => bytes.ok().filter(|bytes| id_of(key.kind, bytes) == key.id),
+                };
+                let Some(bytes) = bytes else {
+                    any_bad = true;
+                    continue;
+                };
+                if let Some(references) = &mut self.references {
+                    references.add(*key, &bytes);
+                }
+                if let (ChunkKind::Checkpoint, Ok(checkpoint)) = (key.kind, Checkpoint::decode(&bytes)) {
+                    self.checkpoints.insert(*key, checkpoint.size);
+                }
+                self.sound.push((*key, *place));
+            }
+        }
+        Ok(any_bad)
+    }
+}
+
+impl Repair<'_> {
+    fn note(&mut self, what: String) {
+        tracing::info!(what, dry_run = self.options.dry_run, "repair");
+        self.report.done.push(what);
+    }
+
+    fn descriptor(&mut self) -> Result<()> {
+        match read_descriptor(&self.folder) {
+            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) => {}
+            done => return done.map(drop),
+        }
+        if self.folder.list(layout::PACKS)?.is_empty() && self.folder.list(layout::IMAGES)?.is_empty() {
+            let dir = self.folder.root().display();
+            return Err(Error::invalid(format!("{dir} holds no store that could be repaired")));
+        }
+        self.note("write a new descriptor, with a new store id, in place of the damaged one".to_owned());
+        if self.options.dry_run {
+            return Ok(());
+        }
+        self.keep_copy(DESCRIPTOR_KEY)?;
+        self.folder.replace(DESCRIPTOR_KEY, Descriptor::new(self.options.clock.now())?.encode().as_bytes())
+    }
+
+    /// Makes one locator of all that is whole, if that is needed, and moves aside what nothing names then. Gives the
+    /// damaged packs that still hold something that no other has.
+    fn locators(&mut self, survey: &Survey) -> Result<BTreeSet<PackId>> {
+        let kept = survey.sound.iter().map(|(_, place)| place.pack);
+        let rescue: BTreeSet<PackId> = kept.filter(|pack| survey.bad_packs.contains(pack)).collect();
+        if !survey.is_lost() && survey.bad_packs.is_empty() && survey.missing_packs.is_empty() {
+            return Ok(rescue);
+        }
+        let count = survey.sound.len();
+        let lost = if survey.catalog.is_none() { " and a new catalog" } else { "" };
+        self.note(format!("write a locator of {count} whole entries{lost}"));
+        for pack in &rescue {
+            self.note(format!("store again what is whole in the damaged pack {pack}"));
+        }
+        if !self.options.dry_run {
+            install(&self.folder, survey, self.options)?;
+        }
+        for id in &survey.bad_locators {
+            self.move_aside(&layout::locator_key(id))?;
+        }
+        for pack in survey.bad_packs.difference(&rescue) {
+            self.move_aside(&layout::pack_key(pack))?;
+        }
+        Ok(rescue)
+    }
+
+    /// Writes image records anew that are damaged or name damaged maps, as far as they can be read.
+    fn records(&mut self, survey: &Survey) -> Result<()> {
+        for file in self.folder.list(layout::IMAGES)? {
+            self.job.check()?;
+            let key = format!("{}/{file}", layout::IMAGES);
+            let is_record = file.len() == 64 && file.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let Some(bytes) =
+                is_record.then(|| self.folder.read(&key, MAX_RECORD_LEN)).transpose()?.flatten()
+            else {
+                continue;
+            };
+            match ImageObject::decode_at(&key, &bytes) {
+                Ok(found) => self.maps(&key, found.record(), &bytes)?,
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
+                Err(_) => match salvage(&key, &bytes, survey) {
+                    Some((record, gone)) => {
+                        let name = record.name.clone();
+                        let kept = record.history.len();
+                        self.note(format!(
+                            "write the record of image '{name}' anew, with {kept} checkpoints"
+                        ));
+                        if gone > 0 {
+                            let lost = format!("image '{name}': {gone} checkpoints of its history");
+                            self.report.lost.push(lost);
+                        }
+                        if !self.options.dry_run {
+                            self.keep_copy(&key)?;
+                            self.replace_record(&key, &record, &bytes)?;
+                        }
+                    }
+                    // It stays where it is, so that nobody takes the image for removed.
+                    None => self.report.lost.push(format!("the image of record {key}: it can't be read")),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes damaged maps out of a record: they are hints.
+    fn maps(&mut self, key: &str, record: Option<ImageRecord>, before: &[u8]) -> Result<()> {
+        let Some(mut record) = record else { return Ok(()) };
+        let mut bad = Vec::new();
+        for id in record.maps.iter().chain(&record.boot_trace) {
+            match check_map(&self.folder, *id) {
+                Err(e) if e.kind() == ErrorKind::Corrupt => bad.push(*id),
+                done => done?,
+            }
+        }
+        if bad.is_empty() {
+            return Ok(());
+        }
+        record.maps.retain(|id| !bad.contains(id));
+        record.boot_trace = record.boot_trace.filter(|id| !bad.contains(id));
+        self.note(format!(
+            "image '{}' forgets {} damaged maps or traces, which are hints",
+            record.name,
+            bad.len()
+        ));
+        if !self.options.dry_run {
+            self.replace_record(key, &record, before)?;
+        }
+        bad.iter().try_for_each(|id| self.move_aside(&layout::map_key(id)))
+    }
+
+    fn replace_record(&self, key: &str, record: &ImageRecord, before: &[u8]) -> Result<()> {
+        let bytes = ImageRecord { write_id: WriteId::random()?, ..record.clone() }.encode()?;
+        let _lock = self.folder.lock()?;
+        if self.folder.read(key, MAX_RECORD_LEN)?.as_deref() != Some(before) {
+            return Err(changed());
+        }
+        self.folder.replace(key, &bytes)
+    }
+
+    /// Moves a file that nothing names into the quarantine, if it is there.
+    fn move_aside(&mut self, key: &str) -> Result<()> {
+        if !self.folder.exists(key)? {
+            return Ok(());
+        }
+        self.note(format!("move {key} into {QUARANTINE}"));
+        if self.options.dry_run {
+            return Ok(());
+        }
+        let to = self.place_aside(key)?;
+        let moved = self.folder.fs().rename(&self.folder.path(key), &self.folder.path(&to));
+        moved.map_err(|e| self.folder.error("moving", key, e))?;
+        self.folder.sync_dir(QUARANTINE)?;
+        self.folder.sync_dir(key.rsplit_once('/').map_or("", |(parent, _)| parent))
+    }
+
+    /// Keeps a copy of a damaged file that is about to be replaced.
+    fn keep_copy(&self, key: &str) -> Result<()> {
+        let Some(bytes) = self.folder.read(key, MAX_RECORD_LEN)? else { return Ok(()) };
+        let to = self.place_aside(key)?;
+        self.folder.replace(&to, &bytes)
+    }
+
+    fn place_aside(&self, key: &str) -> Result<String> {
+        aside(&self.folder, key)
+    }
+}
+
+/// Checkpoints that must be readable, as far as that can be told.
+fn roots(folder: &Folder, catalog: Option<&Catalog>, pins: &[Pin]) -> Result<Vec<EntryKey>> {
+    let mut ids: Vec<_> = pins.iter().map(|pin| pin.checkpoint).collect();
+    if let Some(catalog) = catalog {
+        ids.extend(catalog.pins.iter().map(|pin| pin.checkpoint));
+        ids.extend(catalog.pending.iter().map(|root| root.checkpoint));
+    }
+    for name in records::list_images(folder)?.into_iter().flatten() {
+        let record = records::read_image(folder, &name)?;
+        ids.extend(record.iter().flat_map(|found| &found.value.history).map(|entry| entry.checkpoint));
+    }
+    Ok(ids.into_iter().map(|id| EntryKey::new(ChunkKind::Checkpoint, id.as_chunk())).collect())
+}
+
+/// A free key in the quarantine for what was at `key`.
+fn aside(folder: &Folder, key: &str) -> Result<String> {
+    folder.make_dir(QUARANTINE)?;
+    folder.sync_dir("")?;
+    let name = key.replace('/', "-");
+    for n in 1_u64.. {
+        let to = format!("{QUARANTINE}/{name}.{n}");
+        if !folder.exists(&to)? {
+            return Ok(to);
+        }
+    }
+    unreachable!("some number is free")
+}
+
+fn changed() -> Error {
+    Error::new(ErrorKind::Conflict, "the store was changed during its repair: run it again")
+}
+
+/// Writes a locator of all that is whole, and makes it the store's.
+fn install(folder: &Folder, survey: &Survey, options: &RepairOptions) -> Result<()> {
+    let id = LocatorId::random()?;
+    let mut outline = Outline::new(survey.sound.len() as u64);
+    survey.sound.iter().try_for_each(|(key, place)| outline.add(key, &place.pack))?;
+    let mut rows = outline.finish(id);
+    let new: LocatorRef = rows.reference();
+    folder.write_new(&layout::locator_key(&id), |append| {
+        for (key, place) in &survey.sound {
+            rows.push(*key, place)?;
+            if rows.ready() >= WRITE {
+                append(&rows.take())?;
+            }
+        }
+        append(&rows.finish())
+    })?;
+    let write_id = WriteId::random()?;
+    let Some(surveyed) = &survey.catalog else {
+        let _lock = folder.lock()?;
+        if records::read_catalog(folder).is_ok() {
+            return Err(changed());
+        }
+        if let Some(bytes) = folder.read(layout::CATALOG_KEY, MAX_RECORD_LEN)? {
+            let to = aside(folder, layout::CATALOG_KEY)?;
+            folder.replace(&to, &bytes)?;
+        }
+        let mut catalog = Catalog::empty(write_id);
+        // Above every generation that was: answers of before the repair are void.
+        catalog.condemn_generation = options.clock.now().0;
+        catalog.locators.push(new);
+        catalog.pins.clone_from(&options.pins);
+        return folder.replace(layout::CATALOG_KEY, &catalog.encode()?);
+    };
+    let now = options.clock.now();
+    records::change_catalog(folder, |catalog| {
+        // Locators that were added since are newer, and stay.
+        let newer = catalog.locators.split_off(surveyed.locators.len().min(catalog.locators.len()));
+        if catalog.locators != surveyed.locators {
+            return Err(changed());
+        }
+        for old in std::mem::replace(&mut catalog.locators, vec![new]) {
+            if !survey.bad_locators.contains(&old.id) && catalog.replaced.len() < Catalog::MAX_LIST {
+                catalog.replaced.push(Replaced::Locator(old.id, now));
+            }
+        }
+        catalog.locators.extend(newer);
+        catalog.write_id = write_id;
+        Ok(())
+    })
+    .map(drop)
+}
+
+/// Stores again, in new packs, what is whole in damaged ones.
+fn rescue_entries(fs: &Arc<dyn Fs>, dir: &Path, survey: &Survey, packs: &BTreeSet<PackId>) -> Result<()> {
+    let store = LocalStore::open(fs.clone(), dir)?;
+    let mut wanted: Vec<(EntryKey, Placement)> =
+        survey.sound.iter().filter(|(_, place)| packs.contains(&place.pack)).copied().collect();
+    // As their pack has them: that is the order in which they are read.
+    wanted.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+    for part in wanted.chunks(ENTRIES) {
+        let stored: Vec<Encoded> = store.0.packs.read(part).into_iter().collect::<Result<_>>()?;
+        let keys: Vec<(EntryKey, PackId)> = part.iter().map(|(key, place)| (*key, place.pack)).collect();
+        // So that they count as absent there.
+        store.0.damaged.add(&keys);
+        for (kind, run) in runs_of_kind(part.iter().map(|(key, _)| *key).zip(stored)) {
+            store.0.put_encoded(kind, run)?;
+        }
+    }
+    store.0.seal_all()?;
+    store.0.writer.fault()
+}
+
+type Run = Vec<(gabion_store_core::ChunkId, Encoded)>;
+
+fn runs_of_kind(entries: impl Iterator<Item = (EntryKey, Encoded)>) -> Vec<(ChunkKind, Run)> {
+    let mut runs: Vec<(ChunkKind, Run)> = Vec::new();
+    for (key, entry) in entries {
+        match runs.last_mut() {
+            Some((kind, run)) if *kind == key.kind => run.push((key.id, entry)),
+            _ => runs.push((key.kind, vec![(key.id, entry)])),
+        }
+    }
+    runs
+}
+
+/// What a damaged record still tells: its name, if it is the one that the key is the hash of, and those checkpoints of
+/// its history that the store has; and how many it has not.
+fn salvage(key: &str, bytes: &[u8], survey: &Survey) -> Option<(ImageRecord, usize)> {
+    let (body, _) = bytes.split_last_chunk::<4>()?;
+    let mut sealed = body.to_vec();
+    sealed.extend(crc32c::crc32c(body).to_le_bytes());
+    let mut record = match ImageObject::decode_at(key, &sealed) {
+        Ok(found) => found.record()?,
+        Err(_) => return None,
+    };
+    let before = record.history.len();
+    record.history.retain(|entry| {
+        let key = EntryKey::new(ChunkKind::Checkpoint, entry.checkpoint.as_chunk());
+        survey.checkpoints.get(&key) == Some(&entry.size)
+    });
+    // Hints, which may be wrong; and whoever owned the image has to claim it anew.
+    record.maps.clear();
+    record.boot_trace = None;
+    record.writer_epoch = record.writer_epoch.saturating_add(1);
+    let gone = before - record.history.len();
+    (!record.history.is_empty()).then_some((record, gone))
+}
