@@ -224,6 +224,9 @@ pub(crate) struct Serve {
     /// Publish the volumes to the images of their names, in their home stores, while they are served
     #[arg(long)]
     pub(crate) replicate: bool,
+    /// Replicate even to an image with a newer checkpoint that the volume doesn't go on from
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// How often to publish what was written, as 30s (the default) or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) every: Option<Duration>,

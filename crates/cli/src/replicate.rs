@@ -23,11 +23,13 @@ pub struct ReplicateOptions {
     pub every: Duration,
     /// How far a FLUSH reaches.
     pub flush: FlushTo,
+    /// Take an image over even if its newest checkpoint is one that the volume does not go on from.
+    pub take_over: bool,
 }
 
 impl Default for ReplicateOptions {
     fn default() -> Self {
-        Self { every: Duration::from_secs(30), flush: FlushTo::default() }
+        Self { every: Duration::from_secs(30), flush: FlushTo::default(), take_over: false }
     }
 }
 
@@ -62,7 +64,7 @@ impl Replications {
         let left = Arc::new(AtomicBool::new(false));
         let mut devices: Vec<_> = exports.iter().map(|export| Arc::clone(&export.device)).collect();
         let mut volumes = Vec::new();
-        if let Some(ReplicateOptions { every, flush }) = options {
+        if let Some(ReplicateOptions { every, flush, take_over }) = options {
             if every < MIN_EVERY {
                 return Err(Error::invalid(format!(
                     "replication can't happen every {every:?}: at least 10 ms"
@@ -70,7 +72,7 @@ impl Replications {
             }
             for (export, device) in exports.iter().zip(&mut devices) {
                 let Some(volume) = &export.volume else { continue };
-                let replicator = volume.replicate(every);
+                let replicator = volume.replicate(every, take_over);
                 if flush == FlushTo::Remote {
                     let inner = Arc::clone(device);
                     *device = Arc::new(FlushRemote::new(inner, Arc::clone(&replicator), Arc::clone(&left)));

@@ -224,13 +224,42 @@ impl Host {
             Err(e) => e,
         };
         let url = self.url_of(image.store.as_deref())?.to_string();
-        for staged in self.staged().await?.into_iter().filter(|staged| staged.home == url) {
-            if let Some(entry) = staged.resolve(&image.name).await? {
+        match self.find_staged(&url, &image.name).await? {
+            Some((staged, entry)) => {
                 let (_, nodes) = read_through(&staged.store, home.as_ref().ok())?;
-                return Ok(Located { entry, nodes, staged: true });
+                Ok(Located { entry, nodes, staged: true })
+            }
+            None => Err(error),
+        }
+    }
+
+    /// A checkpoint by its name among what is staged for a home.
+    async fn find_staged(&self, home: &str, image: &ImageRef) -> Result<Option<(StagedImage, HistoryEntry)>> {
+        for staged in self.staged().await?.into_iter().filter(|staged| staged.home == home) {
+            if let Some(entry) = staged.resolve(image).await? {
+                return Ok(Some((staged, entry)));
             }
         }
-        Err(error)
+        Ok(None)
+    }
+
+    /// What to do about a volume that can't be made of a checkpoint, if that is because it is not in its home yet.
+    pub(crate) async fn not_home_yet(&self, image: &InStore<ImageRef>, error: Error) -> Error {
+        if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable) {
+            return error;
+        }
+        let Ok(home) = self.url_of(image.store.as_deref()) else { return error };
+        let Ok(Some((staged, entry))) = self.find_staged(&home.to_string(), &image.name).await else {
+            return error;
+        };
+        let why = format!(
+            "'{image}' ({}) is staged on this host, and a volume can be made of it once it is in {}: serve volume '{2}', \
+             or run 'gabion checkpoint {2}', when that can be reached; until then 'gabion export {image} FILE' reads it",
+            entry.checkpoint.short(),
+            home.place(),
+            staged.volume,
+        );
+        Error::with_source(ErrorKind::Unavailable, why, error)
     }
 
     /// What is staged on this host, by volume. A volume that can't be looked into is left out, and the log says so.

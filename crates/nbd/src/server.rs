@@ -110,6 +110,23 @@ impl ServerBuilder {
         let address = listener.local_addr().map_err(at)?;
         Ok(ServerHandle::start(exports, self.limits, Listener::Tcp(listener), Address::Tcp(address)))
     }
+
+    /// Serves one client over a stream that is connected already, until it leaves: a socket that another process
+    /// accepted and handed over, or a stream in memory. Flushes nothing of its own.
+    ///
+    /// Errors: `Invalid` for exports that can't be served and for a client that does not speak the protocol, those of
+    /// the stream otherwise. **Cancel safety**: dropping the future hangs up; what is in flight is cancelled.
+    pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) -> Result<()> {
+        let exports = Exports::new(self.exports)?;
+        serve(stream, &exports, self.limits, &CancellationToken::new()).await.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::InvalidData => {
+                    Error::invalid(format!("the client does not speak NBD: {error}"))
+                }
+                _ => Error::io("the connection to an NBD client", error),
+            }
+        })
+    }
 }
 
 /// A running server. Dropping it stops the server, closes its connections and removes its socket, but

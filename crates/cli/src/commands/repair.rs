@@ -27,7 +27,7 @@ pub(super) async fn repair(
     dry_run: bool,
 ) -> Result<ExitCode> {
     let url = host.url_of(None)?;
-    let from = from.map(|from| host.url_of(Some(from))).transpose()?;
+    let from = from.map(|from| host.store_url(from)).transpose()?;
     let (job, bar) = output.job("repairing");
     let repaired = match &url {
         StoreUrl::Folder(folder) => rebuild(host, &url, folder.clone(), dry_run, &job).await,

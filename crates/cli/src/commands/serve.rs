@@ -29,9 +29,9 @@ pub(super) async fn serve(host: &Host, output: &Output, args: Serve) -> Result<(
             Flush::Remote => FlushTo::Remote,
         };
         let every = args.every.unwrap_or(ReplicateOptions::default().every);
-        server = server.replicate(ReplicateOptions { every, flush });
-    } else if args.every.is_some() {
-        return Err(Error::invalid("--every goes with --replicate or --flush remote"));
+        server = server.replicate(ReplicateOptions { every, flush, take_over: args.take_over });
+    } else if args.every.is_some() || args.take_over {
+        return Err(Error::invalid("--every and --take-over go with --replicate or --flush remote"));
     }
     let prefetch = args.prefetch == Some(Prefetch::All);
     server = server.warm_up(WarmUp { trace: !args.no_trace, prefetch });

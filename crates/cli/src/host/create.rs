@@ -38,6 +38,19 @@ impl Host {
         size: Option<u64>,
         pinning: Pinning,
     ) -> Result<()> {
+        match (self.make_volume(name, from, size, pinning).await, from) {
+            (Err(error), Some(image)) => Err(self.not_home_yet(image, error).await),
+            (made, _) => made,
+        }
+    }
+
+    async fn make_volume(
+        &self,
+        name: &ImageName,
+        from: Option<&InStore<ImageRef>>,
+        size: Option<u64>,
+        pinning: Pinning,
+    ) -> Result<()> {
         let home = self.store_of(from.and_then(|image| image.store.as_deref())).await?;
         let from = from.map(|image| &image.name);
         let id = VolumeId::random()?;

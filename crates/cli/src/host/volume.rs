@@ -79,6 +79,9 @@ impl OpenVolume {
             && options.image == self.name
         {
             // As the image's owner, or not at all if it has another one by now.
+            if let Some(error) = replicator.displaced() {
+                return Err(error);
+            }
             options.append = replicator.append();
         }
         let (home, _staging) = (self.home(), self.staging.lock().await);
@@ -112,13 +115,14 @@ impl OpenVolume {
         Ok(())
     }
 
-    /// Its replication to the image of its name, which does nothing before it is asked to. There is one: a second
-    /// call gives the first one's.
-    pub fn replicate(self: &Arc<Self>, every: Duration) -> Arc<Replicator> {
+    /// Its replication to the image of its name, which does nothing before it is asked to; `take_over` as in
+    /// [`Replicator::take_over`]. There is one: a second call gives the first one's.
+    pub fn replicate(self: &Arc<Self>, every: Duration, take_over: bool) -> Arc<Replicator> {
         let new = || {
             let options = self.options(None, BTreeMap::new());
             let this = Arc::downgrade(self);
-            let replicator = Replicator::new(self.volume.clone(), self.home(), options, every);
+            let replicator =
+                Replicator::new(self.volume.clone(), self.home(), options, every).take_over(take_over);
             // What is staged is older than what is published next, and so comes first.
             Arc::new(replicator.before(Box::new(move || {
                 let this = this.upgrade();

@@ -4,6 +4,7 @@ mod errors;
 mod interrupt;
 mod kills;
 mod memory;
+mod providers;
 mod verbs;
 
 use crate::support::{Home, Rng};

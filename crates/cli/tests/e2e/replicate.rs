@@ -157,6 +157,19 @@ fn two_servers_fight_over_a_name() {
     new.terminate();
     let said = old.terminate();
     assert!(said.contains("taken over"), "{said}");
+
+    // Nor does a restart take the name back, unless it is told to.
+    let again = a.serve(["vm", "--replicate", "--every", "20ms"]);
+    let told = until(&a, "displaced");
+    let why = told["error"].as_str().expect("a reason");
+    assert!(why.contains("gabion checkpoint VOLUME OTHER") && why.contains("--take-over"), "{why}");
+    a.refuses(5, ["checkpoint", "vm"]);
+    assert!(store.export("vm")[..BLOCK] == stamp(0, 1), "what the other one published was covered");
+    again.terminate();
+    let taking = a.serve(["vm", "--replicate", "--every", "20ms", "--take-over"]);
+    until(&a, "current");
+    assert!(store.export("vm")[..BLOCK] == stamp(0, 2));
+    taking.terminate();
 }
 
 #[test]
@@ -259,7 +272,8 @@ fn what_a_host_under_load_had_published_when_it_was_killed_is_one_point_in_time(
     for round in 0..2_u64 {
         let home = store.home();
         home.run(["create", "vm", "--size", "16M"]);
-        let server = home.serve(["vm", "--replicate", "--every", "20ms"]);
+        // The second round's empty volume has nothing to do with what the first one left.
+        let server = home.serve(["vm", "--replicate", "--every", "20ms", "--take-over"]);
         let mut load = tools::limited("fio");
         load.arg("--ioengine=nbd").arg(format!("--uri={}", server.uri())).arg(format!("--randseed={round}"));
         load.args(["--name=load", "--rw=randwrite", "--bs=4k", "--iodepth=16", "--offset=8M", "--size=8M"]);
@@ -414,6 +428,8 @@ fn a_bucket_that_is_gone_takes_only_what_is_there() {
     assert!(String::from_utf8_lossy(&staged.stderr).contains("is staged on this host"));
     let listed = tools::output(&mut home.gabion(["ls", "--json"]));
     let listed: Value = serde_json::from_slice(&listed.stdout).expect("what can be shown is shown");
+    let early = home.refuses(9, ["create", "fork", "--from", "by-hand"]);
+    assert!(early.contains("staged") && early.contains("'gabion checkpoint vm'"), "{early}");
     assert_eq!(
         (&listed["staged"][0]["name"], &listed["staged"][0]["checkpoint"]),
         (&made["image"], &made["checkpoint"])
@@ -429,6 +445,7 @@ fn a_bucket_that_is_gone_takes_only_what_is_there() {
         (&made["checkpoint"], &false.into())
     );
     assert_eq!(home.json(["ls"])["staged"].as_array().map(Vec::len), Some(0));
+    home.run(["create", "fork", "--from", "by-hand"]);
     let (then, now) = (store.export("by-hand"), store.export("vm"));
     assert!(then[1024..BLOCK] == stamp(0, 2)[1024..] && then[512..1024] == [9; 512]);
     assert!(then[BLOCK..] == disk.repeat(64)[BLOCK..] && now[BLOCK..2 * BLOCK] == stamp(1, 3));

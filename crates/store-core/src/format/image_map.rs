@@ -20,7 +20,7 @@ use crate::{
         features::Features,
         locator::decode_packs,
         rows::{self, EntryKey, EntryRow, FanOut, PAGE_LEN},
-        wire::{Reader, Writer},
+        wire::{Reader, Writer, has_crc},
     },
     store::Placement,
     types::{MapId, PackId},
@@ -121,9 +121,7 @@ impl ImageMap {
     /// Reads the directory that follows `header`.
     pub fn decode(header: MapHeader, directory: &[u8]) -> Result<Self> {
         let mut from = Reader::new(WHAT, directory);
-        if directory.len() as u64 != header.directory_len()
-            || crc32c::crc32c(directory) != header.directory_crc
-        {
+        if directory.len() as u64 != header.directory_len() || !has_crc(directory, header.directory_crc) {
             return Err(from.corrupt("checksum of its directory does not match"));
         }
         let packs = decode_packs(&mut from, header.packs)?;

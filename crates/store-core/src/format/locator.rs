@@ -16,7 +16,7 @@ use crate::{
         catalog::LocatorRef,
         features::Features,
         rows::{self, EntryKey, EntryRow, FanOut, FanOutCounts, PAGE_LEN},
-        wire::{Reader, Writer},
+        wire::{Reader, Writer, has_crc},
     },
     store::Placement,
     types::{LocatorId, PackId},
@@ -99,7 +99,7 @@ impl Locator {
     /// Reads the directory that follows `header`.
     pub fn decode(header: LocatorHeader, directory: &[u8]) -> Result<Self> {
         let mut from = Reader::new(WHAT, directory);
-        if directory.len() != header.directory_len() || crc32c::crc32c(directory) != header.directory_crc {
+        if directory.len() != header.directory_len() || !has_crc(directory, header.directory_crc) {
             return Err(from.corrupt("checksum of its directory does not match"));
         }
         let packs = decode_packs(&mut from, header.packs)?;

@@ -66,6 +66,7 @@ pub struct EntryHeader {
     pub raw_len: u32,
     /// Length of the stored bytes, at most `raw_len`.
     pub stored_len: u32,
+    flags: u16,
     crc: u32,
 }
 
@@ -76,7 +77,8 @@ impl EntryHeader {
         let stored_len = u32::try_from(entry.bytes.len()).unwrap_or(u32::MAX);
         check_lengths(stored_len, entry.raw_len, entry.codec)
             .map_err(|why| Error::invalid(format!("entry {} can't be stored: {why}", key.id)))?;
-        let mut header = Self { key, codec: entry.codec, raw_len: entry.raw_len, stored_len, crc: 0 };
+        let mut header =
+            Self { key, codec: entry.codec, raw_len: entry.raw_len, stored_len, flags: 0, crc: 0 };
         header.crc = header.checksum(&entry.bytes);
         Ok(header)
     }
@@ -86,7 +88,8 @@ impl EntryHeader {
         fields[..32].copy_from_slice(self.key.id.as_bytes());
         fields[32] = self.key.kind as u8;
         fields[33] = self.codec as u8;
-        // Bytes 34 and 35 are the flags, none of which this version sets.
+        // None of which this version sets.
+        fields[34..36].copy_from_slice(&self.flags.to_le_bytes());
         fields[36..40].copy_from_slice(&self.raw_len.to_le_bytes());
         fields[40..].copy_from_slice(&self.stored_len.to_le_bytes());
         fields
@@ -104,27 +107,34 @@ impl EntryHeader {
         bytes
     }
 
-    /// Reads a header. Only [`check`](Self::check) tells whether it and the stored bytes are intact.
+    /// Reads a header. Only [`check`](Self::check) tells whether it and the stored bytes are intact, and whether this
+    /// version understands them.
     pub fn decode(bytes: &[u8; ENTRY_HEADER_LEN]) -> Result<Self> {
         let mut from = Reader::new("pack entry", bytes);
         let id = ChunkId::from_bytes(from.array()?);
         let (kind, codec, flags) = (from.u8()?, from.u8()?, from.u16()?);
         let (raw_len, stored_len, crc) = (from.u32()?, from.u32()?, from.u32()?);
-        if flags != 0 {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("pack entry {id} has flags {flags:#x} that this gabion lacks: use a newer gabion"),
-            ));
-        }
         let kind = ChunkKind::from_byte(kind).ok_or_else(|| from.corrupt("unknown kind"))?;
         let codec = Codec::from_byte(codec).ok_or_else(|| from.corrupt("unknown codec"))?;
         check_lengths(stored_len, raw_len, codec).map_err(|why| from.corrupt(why))?;
-        Ok(Self { key: EntryKey { id, kind }, codec, raw_len, stored_len, crc })
+        Ok(Self { key: EntryKey { id, kind }, codec, raw_len, stored_len, flags, crc })
     }
 
-    /// Whether the checksum over header and stored bytes holds.
-    pub fn check(&self, stored: &[u8]) -> bool {
-        stored.len() == self.stored_len as usize && self.checksum(stored) == self.crc
+    /// Whether header and stored bytes can be used: `Corrupt` if the checksum over both does not hold, `Unsupported`
+    /// if it does and the entry is of a newer kind.
+    pub fn check(&self, stored: &[u8]) -> Result<()> {
+        let sound = || cfg!(fuzzing) || self.checksum(stored) == self.crc;
+        if stored.len() != self.stored_len as usize || !sound() {
+            return Err(Error::corrupt("its checksum does not match"));
+        }
+        if self.flags != 0 {
+            let why = format!(
+                "pack entry {} has flags {:#x} that this gabion lacks: use a newer gabion",
+                self.key.id, self.flags
+            );
+            return Err(Error::new(ErrorKind::Unsupported, why));
+        }
+        Ok(())
     }
 }
 
@@ -207,9 +217,7 @@ pub fn scan(bytes: &[u8], at: u64) -> impl Iterator<Item = Scanned<'_>> {
         let (head, behind) = rest.split_first_chunk::<ENTRY_HEADER_LEN>()?;
         let header = EntryHeader::decode(head).ok()?;
         let (stored, behind) = behind.split_at_checked(header.stored_len as usize)?;
-        if !header.check(stored) {
-            return None;
-        }
+        header.check(stored).ok()?;
         let entry = PackEntry::at(&header, at);
         check_place(entry.offset, entry.stored_len, entry.raw_len, entry.codec).ok()?;
         rest = behind;

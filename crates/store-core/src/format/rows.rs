@@ -9,7 +9,7 @@ use crate::{
     format::{
         codec::Codec,
         pack,
-        wire::{Reader, Writer},
+        wire::{Reader, Writer, has_crc},
     },
     store::Placement,
     types::PackId,
@@ -151,7 +151,7 @@ pub fn page_rows<'a>(what: &str, page: &'a [u8], count: usize, width: usize) -> 
     let Some((crc, body)) = page.split_first_chunk::<4>().filter(|_| page.len() == PAGE_LEN) else {
         return Err(Error::corrupt(format!("{what}: a page of {} bytes instead of {PAGE_LEN}", page.len())));
     };
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+    if !has_crc(body, u32::from_le_bytes(*crc)) {
         return Err(Error::corrupt(format!("{what}: checksum of a page does not match")));
     }
     body.get(..count * width).ok_or_else(|| Error::corrupt(format!("{what}: {count} rows in one page")))

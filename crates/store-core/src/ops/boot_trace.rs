@@ -48,6 +48,23 @@ pub async fn publish_boot_trace(
     Err(busy(&format!("image '{image}'")))
 }
 
+/// Brings the boot trace of another store's image into a store, under an id of its own, for the publish that is to name
+/// it. `None` if it can't be had or not be stored: the log says why.
+pub(super) async fn copy_boot_trace(from: &Store, id: Option<MapId>, to: &Store) -> Option<MapId> {
+    let id = id?;
+    let copied = async {
+        let trace = BootTrace::decode(id, &from.index.get_map(id).await?)?;
+        let id = MapId::random()?;
+        to.index.put_map(id, trace.encode(id).into()).await?;
+        Ok::<_, Error>(id)
+    };
+    let copied = copied.await;
+    if let Err(error) = &copied {
+        tracing::debug!("boot trace {id} stays where it is: {}", error.report());
+    }
+    copied.ok()
+}
+
 /// Lets a later collection remove a trace that was replaced.
 async fn forget(store: &Store, clock: &dyn Clock, trace: Option<MapId>) {
     let Some(trace) = trace else { return };

@@ -69,6 +69,8 @@ pub struct Publish<'a> {
     /// If this makes the image: another of the store that it goes on from. Its maps and its boot trace, which tell
     /// of what they have in common, are the new image's, too.
     pub maps_of: Option<&'a ImageName>,
+    /// A boot trace that the store holds, for an image that has none.
+    pub boot_trace: Option<MapId>,
 }
 
 /// A volume that is about to change its base.
@@ -95,6 +97,7 @@ impl<'a> Publish<'a> {
             epoch: None,
             pin: None,
             maps_of: None,
+            boot_trace: None,
         }
     }
 
@@ -279,10 +282,14 @@ async fn change_image(store: &Store, what: Publish<'_>, first: Draft) -> Result<
             }
         };
         if done {
-            return Ok((record, Vec::new()));
+            return Ok((record, what.boot_trace.into_iter().collect()));
         }
         record.history.insert(0, what.entry());
-        let replaced = maps::add(store, &mut record, map.as_mut()).await?;
+        let mut replaced = maps::add(store, &mut record, map.as_mut()).await?;
+        match record.boot_trace {
+            None => record.boot_trace = what.boot_trace,
+            Some(_) => replaced.extend(what.boot_trace),
+        }
         match write_record(store, &mut record, found.as_ref().map(|found| &found.version)).await {
             Ok(()) => return Ok((record, replaced)),
             Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) => {}

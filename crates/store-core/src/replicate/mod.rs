@@ -5,7 +5,8 @@
 //! often, [`FlushRemote`] one for each FLUSH that no round under way can answer.
 //!
 //! **Fencing**: the first round claims the image: it raises the writer epoch in its record, or makes the image
-//! with epoch 1, and every publish names the epoch. Whoever claims the image later displaces this writer: its
+//! with epoch 1, and every publish names the epoch. It takes over only an image that the volume goes on from, or if
+//! it was told to: what a displaced host has is not put on top of another's work by its restart. Whoever claims the image later displaces this writer: its
 //! next publish is `Conflict`, replication stops for good, and the volume goes on with all it has.
 //!
 //! **Home out of reach**: the round fails, and what it froze stays in the volume's layers, to be taken by the
@@ -16,6 +17,7 @@
 //! overlay, as it would be without replication. After a restart the first round publishes what is missing.
 
 mod flush_remote;
+mod lineage;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ pub struct Replicator {
     running: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     before: Option<Before>,
+    take_over: bool,
 }
 
 /// What has to happen in the home store before anything is published there.
@@ -93,6 +96,7 @@ impl Replicator {
             running: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             before: None,
+            take_over: false,
         }
     }
 
@@ -100,6 +104,13 @@ impl Replicator {
     #[must_use]
     pub fn before(mut self, before: Before) -> Self {
         self.before = Some(before);
+        self
+    }
+
+    /// Takes the image over even if its newest checkpoint is one that the volume does not go on from.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
         self
     }
 
@@ -198,6 +209,9 @@ impl Replicator {
 
     /// Takes the image over, if there is one.
     async fn claim(&self) -> Result<Append> {
+        if !self.take_over {
+            self.goes_on().await?;
+        }
         match claim(&self.home.store, &self.options.image).await {
             Ok(epoch) => {
                 self.state.lock().epoch = Some(epoch);
@@ -206,6 +220,36 @@ impl Replicator {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Append::Create),
             Err(error) => Err(error),
         }
+    }
+
+    /// `Conflict` if there is an image whose newest checkpoint the volume does not go on from.
+    async fn goes_on(&self) -> Result<()> {
+        let image = &self.options.image;
+        let found = self.home.store.index.read_image(image).await?;
+        let Some(newest) = found.and_then(|found| found.value.history.first().copied()) else {
+            return Ok(());
+        };
+        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest.checkpoint)
+            .await?
+        {
+            return Ok(());
+        }
+        let error = Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "image '{image}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
+                 replicated, and keeps its data; publish it under another name with 'gabion checkpoint VOLUME OTHER', \
+                 or append it to the image all the same with 'gabion serve VOLUME --replicate --take-over'",
+                newest.checkpoint.short()
+            ),
+        );
+        self.state.lock().displaced = Some(error.clone());
+        Err(error)
+    }
+
+    /// Why replication has ended, if it has.
+    pub fn displaced(&self) -> Option<Error> {
+        self.state.lock().displaced.clone()
     }
 
     /// The image's record, if this writer still owns the image.

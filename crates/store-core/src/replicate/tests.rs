@@ -29,6 +29,7 @@ struct Host {
     replicator: Arc<Replicator>,
     disk: FlushRemote,
     local: Arc<AtomicBool>,
+    owner: u8,
 }
 
 impl Host {
@@ -47,11 +48,18 @@ impl Host {
         let replicator = Arc::new(Replicator::new(volume.clone(), home, options("vm", owner), EVERY));
         let local = Arc::new(AtomicBool::new(false));
         let disk = FlushRemote::new(Arc::new(volume.clone()), replicator.clone(), local.clone());
-        Self { clock, volume, replicator, disk, local }
+        Self { clock, volume, replicator, disk, local, owner }
     }
 
     async fn write(&self, block: u64, byte: u8) {
         self.disk.write(block * BLOCK_SIZE as u64, Bytes::from(vec![byte; BLOCK_SIZE])).await.unwrap();
+    }
+
+    /// Its replication after a restart.
+    fn restarted(&self) -> Replicator {
+        let Home { store, nodes, clock } = &self.replicator.home;
+        let home = Home { store: store.clone(), nodes: nodes.clone(), clock: clock.clone() };
+        Replicator::new(self.volume.clone(), home, options("vm", self.owner), EVERY)
     }
 
     fn state(&self) -> ReplicationState {
@@ -245,6 +253,7 @@ async fn two_that_make_the_image_at_once_do_not_share_it() {
     let faults = FaultStore::new(memory(), 1);
     let store = faults.store();
     let (a, b) = (Host::new(&store, 1, None).await, Host::new(&store, 2, None).await);
+    b.write(5, 5).await;
     let gate = Arc::new(Gate::new());
     faults.script(Call::WriteImage, 0, Fault::Hold(gate.clone()));
     let mut first = std::pin::pin!(a.replicator.round());
@@ -256,11 +265,67 @@ async fn two_that_make_the_image_at_once_do_not_share_it() {
     gate.open();
     assert_eq!(first.await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(a.replicator.status().epoch, None);
-    // The loser's next round takes the image over like anybody's.
-    a.replicator.round().await.unwrap();
-    assert_eq!(a.replicator.status().epoch, Some(2));
+    // The loser has nothing to do with what the other one made.
+    assert_eq!(a.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!((a.state(), a.replicator.status().epoch), (ReplicationState::Displaced, None));
     b.write(0, 1).await;
-    assert_eq!(b.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+    b.replicator.round().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_displaced_writer_does_not_take_the_name_back_unasked() {
+    let store = memory();
+    let old = Host::new(&store, 1, None).await;
+    old.write(0, 1).await;
+    old.replicator.round().await.unwrap();
+    // A restart of its own goes on: from its base, and from what came before that.
+    old.restarted().round().await.unwrap();
+    old.checkpoint("other").await.unwrap();
+    old.write(0, 2).await;
+    old.checkpoint("other").await.unwrap();
+    old.restarted().round().await.unwrap();
+    assert_eq!(byte_of(&store, 0).await, 2);
+
+    let new = Host::new(&store, 2, Some("vm")).await;
+    new.write(0, 7).await;
+    new.replicator.round().await.unwrap();
+    let epoch = record(&store, "vm").await.writer_epoch;
+    old.write(0, 3).await;
+    let back = old.restarted();
+    for _ in 0..2 {
+        let refused = back.round().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let said = refused.report();
+        assert!(said.contains("'gabion checkpoint VOLUME OTHER'") && said.contains("--take-over"), "{said}");
+    }
+    assert_eq!(back.status().state, ReplicationState::Displaced);
+    assert!(back.displaced().is_some());
+    assert_eq!((byte_of(&store, 0).await, record(&store, "vm").await.writer_epoch), (7, epoch));
+    // Nothing became of it for the new one.
+    new.write(0, 8).await;
+    new.replicator.round().await.unwrap();
+    // On purpose it does.
+    let home = Home { store: store.clone(), nodes: nodes(&store), clock: old.clock.clone() };
+    let taking = Replicator::new(old.volume.clone(), home, options("vm", 1), EVERY).take_over(true);
+    taking.round().await.unwrap();
+    assert_eq!(byte_of(&store, 0).await, 3);
+    new.write(0, 9).await;
+    assert_eq!(new.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// Killed after the image got its checkpoint, and before the volume's record did: it is its own.
+#[tokio::test]
+async fn what_a_killed_writer_published_is_its_own() {
+    let store = memory();
+    let killed = Host::new(&store, 1, None).await;
+    killed.write(0, 1).await;
+    killed.replicator.round().await.unwrap();
+    let again = Host::new(&store, 1, None).await;
+    again.write(0, 2).await;
+    again.replicator.round().await.unwrap();
+    assert_eq!(byte_of(&store, 0).await, 2);
+    let other = Host::new(&store, 3, None).await;
+    assert_eq!(other.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
 }
 
 #[tokio::test]

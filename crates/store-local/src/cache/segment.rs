@@ -8,7 +8,7 @@ use gabion_store_core::{
     format::{
         codec::MAX_RAW_LEN,
         features::Features,
-        wire::{Reader, Writer},
+        wire::{Reader, Writer, has_crc},
     },
 };
 
@@ -180,7 +180,7 @@ fn read_table(file: &dyn FsFile, number: u32, len: u64) -> Result<(Vec<Row>, u64
     }
     let mut table = vec![0; table_len as usize];
     file.read_exact_at(&mut table, offset).map_err(io)?;
-    if crc32c::crc32c(&table) != crc {
+    if !has_crc(&table, crc) {
         return Err(from.corrupt("checksum of its table does not match"));
     }
     let mut from = Reader::new(WHAT, &table);

@@ -40,6 +40,11 @@ impl Damaged {
         !self.known.lock().is_empty()
     }
 
+    /// Whether the entry is known to be damaged in any pack.
+    pub(super) fn knows(&self, key: &EntryKey) -> bool {
+        self.known.lock().contains_key(key)
+    }
+
     /// Whether the entry is damaged in this pack, as far as is known.
     pub(super) fn is(&self, key: &EntryKey, pack: PackId) -> bool {
         self.known.lock().get(key) == Some(&pack)

@@ -239,6 +239,21 @@ impl Inner {
         results
     }
 
+    /// As [`get_encoded`](Self::get_encoded), and what was found damaged once and is whole again is no more.
+    fn get_stored(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
+        let entries = self.get_encoded(kind, ids);
+        for (id, entry) in ids.iter().zip(&entries) {
+            let key = EntryKey::new(kind, *id);
+            if self.damaged.knows(&key)
+                && entry.as_ref().is_ok_and(|entry| entry.decode().is_ok())
+                && let Some(place) = placed(&self.find(&self.locators.live(), &[key])[0])
+            {
+                self.damaged.remove(&[(key, place.pack)]);
+            }
+        }
+        entries
+    }
+
     fn read(&self, keys: &[EntryKey], places: &[Found]) -> Vec<Result<Encoded>> {
         let present: Vec<(EntryKey, Placement)> =
             keys.iter().zip(places).filter_map(|(key, place)| Some((*key, placed(place)?))).collect();

@@ -143,10 +143,7 @@ fn checked(bytes: &Bytes, at: usize, key: &EntryKey, placement: &Placement, copy
     };
     let stored = at + ENTRY_HEADER_LEN;
     let header = bytes[at..stored].first_chunk().expect("the read covers the header");
-    let header = EntryHeader::decode(header).map_err(|e| match e.kind() {
-        ErrorKind::Unsupported => e,
-        _ => damaged(&e.report()),
-    })?;
+    let header = EntryHeader::decode(header).map_err(|e| damaged(&e.report()))?;
     let stored = bytes.slice(stored..stored + placement.stored_len as usize);
     let as_said = header.key == *key
         && header.codec == placement.codec
@@ -155,9 +152,10 @@ fn checked(bytes: &Bytes, at: usize, key: &EntryKey, placement: &Placement, copy
     if !as_said {
         return Err(damaged("another entry is there"));
     }
-    if !header.check(&stored) {
-        return Err(damaged("its checksum does not match"));
-    }
+    header.check(&stored).map_err(|e| match e.kind() {
+        ErrorKind::Unsupported => e,
+        _ => damaged(&e.report()),
+    })?;
     let bytes = if copy { Bytes::copy_from_slice(&stored) } else { stored };
     Ok(Encoded { codec: header.codec, raw_len: header.raw_len, bytes })
 }

@@ -77,7 +77,7 @@ impl ChunkStore for LocalStore {
 
     async fn get_encoded(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Encoded>> {
         let ids = ids.to_vec();
-        self.blocking_each(ids.len(), move |inner| inner.get_encoded(kind, &ids)).await
+        self.blocking_each(ids.len(), move |inner| inner.get_stored(kind, &ids)).await
     }
 
     async fn put_encoded(&self, kind: ChunkKind, entries: Vec<(ChunkId, Encoded)>) -> Result<()> {

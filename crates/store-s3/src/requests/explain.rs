@@ -55,7 +55,11 @@ pub(super) fn explain(place: &str, action: Action, key: &str, failure: &Failure)
     let text = match &failure.cause {
         Cause::NotFound => format!("{key} is not in {place}"),
         Cause::NoBucket => {
-            format!("{what}: there is no such bucket{detail}: look at its name, the endpoint and the account")
+            let (kind, name) = bucket_of(place);
+            format!(
+                "{what}: there is no such {kind} as '{name}'{detail}: make it with its provider's tools, or look at its \
+                 name, the endpoint and the account"
+            )
         }
         Cause::Exists => format!("{key} exists already in {place}"),
         Cause::Changed => format!("{key} in {place} was changed by someone else: read it again"),
@@ -97,6 +101,13 @@ pub(super) fn explain(place: &str, action: Action, key: &str, failure: &Failure)
         Cause::Unknown => format!("{what} failed{detail}"),
     };
     Error::new(failure.kind(), text)
+}
+
+/// What holds the objects at a place: its kind and name.
+fn bucket_of(place: &str) -> (&'static str, &str) {
+    let (scheme, rest) = place.split_once("://").unwrap_or(("", place));
+    let kind = if scheme == "az" { "container" } else { "bucket" };
+    (kind, rest.split('/').next().unwrap_or(rest))
 }
 
 /// Where credentials are looked for.

@@ -135,7 +135,7 @@ impl RemoteStore {
     /// **Errors**: `NotFound` if there is none, `Unsupported` for a newer format, `PermissionDenied` without
     /// credentials.
     pub async fn open(url: &ObjectUrl, options: RemoteOptions) -> Result<Self> {
-        Self::load(Self::objects_at(url, &options)?, options).await
+        Self::load(Self::objects_at(url, &options)?, &url.to_string(), options).await
     }
 
     /// Makes a store below `prefix` of a bucket and opens it; as [`init`](Self::init). Errors call it `place`.
@@ -157,7 +157,7 @@ impl RemoteStore {
         options: RemoteOptions,
     ) -> Result<Self> {
         let requests = Requests::new(bucket, prefix, place, options.timeouts);
-        Self::load(Objects::new(requests, writes(options.single_writer)), options).await
+        Self::load(Objects::new(requests, writes(options.single_writer)), place, options).await
     }
 
     /// Whether the store can't be written through this handle, because it is behind a web server.
@@ -193,14 +193,15 @@ impl RemoteStore {
         }
     }
 
-    async fn load(objects: Objects, options: RemoteOptions) -> Result<Self> {
+    async fn load(objects: Objects, url: &str, options: RemoteOptions) -> Result<Self> {
         let place = objects.place();
         let found = objects.get_decoded(DESCRIPTOR_KEY, MAX_DESCRIPTOR, Descriptor::decode).await;
         let Some((descriptor, _)) =
             found.map_err(|e| e.context(format!("the store at {place} can't be opened")))?
         else {
             return Err(Error::not_found(format!(
-                "there is no store at {place}: make one with 'gabion init {place}'"
+                "there is no store at {place}: make one with \"gabion init '{}'\"",
+                url.replace('\'', "%27")
             )));
         };
         let refusal = descriptor.features.check_write(&format!("the store at {place}")).err();

@@ -142,9 +142,7 @@ fn checked(bytes: &Bytes, at: usize, key: &EntryKey, placement: &Placement, copy
     if !as_said {
         return Err(Error::corrupt("another entry is there"));
     }
-    if !header.check(&stored) {
-        return Err(Error::corrupt("its checksum does not match"));
-    }
+    header.check(&stored)?;
     let bytes = if copy { Bytes::copy_from_slice(&stored) } else { stored };
     Ok(Encoded { codec: header.codec, raw_len: header.raw_len, bytes })
 }

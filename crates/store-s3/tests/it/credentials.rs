@@ -134,6 +134,6 @@ async fn a_wrong_place_is_named() {
     ] {
         // No store was found missing: nobody could be asked.
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.report());
-        assert!(error.report().contains("there is no such bucket"), "{}", error.report());
+        assert!(error.report().contains("there is no such bucket as '"), "{}", error.report());
     }
 }

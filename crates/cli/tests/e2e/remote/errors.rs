@@ -48,10 +48,19 @@ fn what_is_not_there() {
     home.file("disk.raw", &noise(1, MIB));
     says(&home.refuses(3, ["ls"]), &["no store", "init", "s3://images/prod"]);
     let elsewhere = net.url_in("elsewhere", "prod");
-    says(&tools::fails(&mut home.gabion(["ls", "--store", &elsewhere])), &["elsewhere", "no such bucket"]);
+    says(
+        &tools::fails(&mut home.gabion(["ls", "--store", &elsewhere])),
+        &["no such bucket as 'elsewhere'", "make it"],
+    );
     home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
     says(&home.refuses(3, ["push", "vm1"]), &["--init"]);
     says(&home.refuses(3, ["pull", "vm1"]), &["no store"]);
+    // What is told works as it stands.
+    let other = net.url("other");
+    let said = home.refuses(3, ["ls", "--store", &other]);
+    let (_, told) = said.split_once("gabion init '").expect("a command");
+    let (told, _) = told.split_once('\'').expect("a quoted URL");
+    assert_eq!(told, other);
     home.run(["push", "vm1", "--init"]);
     says(&home.refuses(4, ["init", &net.url("prod")]), &["s3://images/prod"]);
     says(&home.refuses(3, ["pull", "vn1"]), &["'vn1'", "nearest: vm1"]);
@@ -109,4 +118,15 @@ fn a_network_that_is_gone_is_told_within_the_timeout() {
     says(&home.refuses(9, ["import", "disk.raw", "vm2"]), &["s3://images/prod"]);
     net.cloud.plug();
     assert_eq!(home.json(["ls"])["images"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_in_a_line() {
+    let net = Net::new();
+    let home = net.host();
+    home.run(["init", &net.url("prod")]);
+    net.cloud.add_fault(Rule::new(Fault::skewed()));
+    let said = home.refuses(10, ["ls"]);
+    assert!(said.contains("clock is wrong") && said.contains("s3://images/prod"), "{said}");
+    assert!(!said.contains(SECRET) && !said.contains("AWS4-HMAC"), "{said}");
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{MIB, local, noise};
 use crate::support::Home;
-use crate::support::cloud::Net;
+use crate::support::cloud::{Net, SECRET};
 use crate::support::tools;
 
 /// Size of the disks here: several packs.
@@ -150,4 +150,41 @@ fn bytes_that_lie_get_nowhere() {
     net.cloud.clear_faults();
     assert_eq!(names(&b, &local(&b)), [""; 0]);
     b.run(["check", "--content", "--store", &local(&b)]);
+}
+
+/// Credentials that end while a push is under way.
+#[test]
+fn credentials_that_end_in_the_middle_of_a_push() {
+    let net = Net::new();
+    let home = net.host();
+    home.file("disk.raw", &noise(1, SIZE));
+    home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
+    home.file("old.raw", &noise(2, MIB));
+    home.run(["import", "old.raw", "old", "--store", &local(&home)]);
+    home.run(["push", "old", "--init"]);
+    for (fault, word) in [(Fault::expired(), "AWS_SESSION_TOKEN"), (Fault::denied(), "s3:PutObject")] {
+        net.cloud.add_fault(Rule::new(fault).on(Operation::Put).at("packs/").when(When::From(2)));
+        let said = home.refuses(10, ["push", "vm1"]);
+        assert!(said.contains(word) && said.contains("packs/") && !said.contains(SECRET), "{said}");
+        net.cloud.clear_faults();
+        assert_eq!(names(&home, &net.url("prod")), ["old"]);
+        assert_eq!(home.json(["check"])["ok"], true);
+    }
+    // The key is withdrawn.
+    net.cloud.add_fault(Rule::new(Fault::Stall).on(Operation::Put).at("locators/"));
+    let mut command = home.plain(["push", "vm1"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let push = command.spawn().expect("the binary runs");
+    net.wait_for_stalled();
+    net.cloud.set_access_key(Some("AKIAI44QH8DHBEXAMPLE"));
+    net.cloud.clear_faults();
+    let ended = push.wait_with_output().expect("the child is ours");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(10), "{said}");
+    assert!(!said.contains(SECRET) && !said.to_lowercase().contains("signature="), "{said}");
+    net.cloud.set_access_key(None);
+    assert_eq!(names(&home, &net.url("prod")), ["old"]);
+    home.run(["push", "vm1"]);
+    assert_eq!(names(&home, &net.url("prod")), ["old", "vm1"]);
+    assert_eq!(home.json(["check", "--content"])["ok"], true);
 }

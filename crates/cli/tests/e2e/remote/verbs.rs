@@ -127,7 +127,7 @@ fn only_what_is_missing_travels_both_ways() {
     a.file("other.raw", &noise(4, MIB));
     a.run(["import", "other.raw", "vm2", "--store", &local(&a)]);
     let refused = a.refuses(5, ["push", "vm2", "vm1"]);
-    assert!(refused.contains("--force"), "{refused}");
+    assert!(refused.contains("--force") && refused.contains("another name"), "{refused}");
     a.run(["push", "vm2", "vm1", "--force"]);
     assert_eq!(a.json(["log", "vm1"])["history"].as_array().map(Vec::len), Some(3));
 }
@@ -188,6 +188,13 @@ fn the_first_start_is_recorded_and_the_next_one_fetched_ahead() {
     assert_eq!(maps(), before + 1, "what was read first is recorded beside the image's maps");
     boot(&net.host(), &["vm1"]);
     assert_eq!(maps(), before + 1, "once");
+    // It goes where the image goes.
+    let c = net.host();
+    c.run(["pull", "vm1"]);
+    c.run(["push", "vm1", "--store", &net.url("copy"), "--init"]);
+    let is_trace = |key: &str, bytes: &[u8]| key.starts_with("copy/maps/") && bytes.starts_with(b"GABITRCE");
+    let objects = net.cloud.objects("images");
+    assert_eq!(objects.iter().filter(|(key, bytes)| is_trace(key.as_str(), bytes.as_ref())).count(), 1);
 
     // Nobody reads, and yet the guest's first reads are on their way.
     let b = net.host();

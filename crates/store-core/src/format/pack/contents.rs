@@ -5,7 +5,7 @@ use crate::{
     format::{
         codec::Codec,
         rows::EntryKey,
-        wire::{Reader, Writer},
+        wire::{Reader, Writer, has_crc},
     },
     types::PackId,
 };
@@ -137,7 +137,7 @@ impl Contents {
     /// Reads the table that `trailer` describes.
     pub fn decode(bytes: &[u8], trailer: &Trailer) -> Result<Self> {
         let mut from = Reader::new("table of contents of a pack", bytes);
-        if bytes.len() != trailer.contents_len() || crc32c::crc32c(bytes) != trailer.crc {
+        if bytes.len() != trailer.contents_len() || !has_crc(bytes, trailer.crc) {
             return Err(from.corrupt("checksum does not match"));
         }
         let mut entries = Vec::with_capacity(trailer.count as usize);

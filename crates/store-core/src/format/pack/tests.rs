@@ -55,9 +55,19 @@ fn golden() {
 #[test]
 fn a_flag_from_the_future_is_refused_by_name() {
     let (key, entry) = raw(ChunkKind::Data, b"stone");
-    let mut bytes = EntryHeader::new(key, &entry).unwrap().encode();
-    bytes[34] = FLAG_AEAD as u8;
-    assert_eq!(EntryHeader::decode(&bytes).unwrap_err().kind(), ErrorKind::Unsupported);
+    let mut header = EntryHeader::new(key, &entry).unwrap();
+    let damaged = header.encode();
+    header.flags = FLAG_AEAD;
+    header.crc = header.checksum(&entry.bytes);
+    let newer = EntryHeader::decode(&header.encode()).unwrap();
+    assert_eq!(newer.check(&entry.bytes).unwrap_err().kind(), ErrorKind::Unsupported);
+    // A flag that came by damage is damage.
+    for bit in 0..16 {
+        let mut damaged = damaged;
+        damaged[34 + bit / 8] ^= 1 << (bit % 8);
+        let header = EntryHeader::decode(&damaged).unwrap();
+        assert_eq!(header.check(&entry.bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
 }
 
 #[test]

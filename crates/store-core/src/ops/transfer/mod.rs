@@ -11,6 +11,7 @@
 //! - **Only what is missing travels**, in the form it is stored in; nothing is compressed again.
 //! - **Closure**: chunks are put before their leaf, children before parents, the checkpoint last. So a target
 //!   whose writer died has whole subtrees, which a rerun finds, and no node that names what is not there.
+//! - **The boot trace** of the source's image goes along with what is published, if the target's image has none.
 //! - **A source may lie**: every entry is decoded and hashed before the first of its batch is put.
 //! - **Memory** is bounded by what is in flight, some 40 MiB, and 40 bytes for each chunk and 32 for each node
 //!   that is new to the target, for its image map.
@@ -30,7 +31,7 @@ pub use plan::{Plan, plan};
 
 use std::sync::Arc;
 
-use super::{ImageRef, Job, Progress, Publish, publish};
+use super::{ImageRef, Job, Progress, Publish, boot_trace::copy_boot_trace, publish};
 use crate::{
     CheckpointId, ErrorKind, ImageName, Result, Store, clock::Clock, format::image_record::HistoryEntry,
     types::MapId,
@@ -114,7 +115,7 @@ pub async fn transfer(
     let mut sent = Sent::default();
     let mut published = 0;
     for attempt in 1.. {
-        let Route { named, entries, maps, newest, exists } =
+        let Route { named, entries, maps, boot_trace, newest, exists } =
             Route::find(from, to, what, to_image, options).await?;
         let mut newest = newest;
         let mut overtaken = None;
@@ -122,7 +123,13 @@ pub async fn transfer(
             let whole_map = !exists && newest.is_none();
             let (width, named_every) = (options.width.max(1), options.named_every);
             let sender = Sender { from, to, maps: &maps, width, named_every, whole_map, clock, job };
-            let image = Target { name: to_image, newest, force: options.force, epoch: options.epoch };
+            let image = Target {
+                name: to_image,
+                newest,
+                force: options.force,
+                epoch: options.epoch,
+                boot_trace: boot_trace.filter(|_| Some(entry) == entries.last()),
+            };
             match image.take(&sender, entry, &mut sent).await {
                 Ok(()) => published += 1,
                 Err(e) if is_overtaken(&e) && attempt < ATTEMPTS => {
@@ -156,6 +163,8 @@ struct Target<'a> {
     newest: Option<CheckpointId>,
     force: bool,
     epoch: Option<u64>,
+    /// The source's boot trace that it is to get.
+    boot_trace: Option<MapId>,
 }
 
 impl Target<'_> {
@@ -163,12 +172,14 @@ impl Target<'_> {
     async fn take(&self, sender: &Sender<'_>, entry: &HistoryEntry, sent: &mut Sent) -> Result<()> {
         let rows = sender.send(entry, sent).await?;
         sender.job.check()?;
+        let boot_trace = copy_boot_trace(sender.from.store, self.boot_trace, sender.to.store).await;
         let what = Publish {
             nodes: &rows.nodes,
             chunks: &rows.chunks,
             create: self.newest.is_none() && !self.force,
             after: self.newest.filter(|_| !self.force),
             epoch: self.epoch,
+            boot_trace,
             ..Publish::append(self.name, *entry)
         };
         publish(sender.to.store, sender.clock, what).await.map(drop)

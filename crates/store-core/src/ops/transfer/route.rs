@@ -5,6 +5,7 @@ use crate::{
     CheckpointId, ChunkKind, Error, ErrorKind, ImageName, Result,
     format::{checkpoint::Checkpoint, image_record::HistoryEntry, image_record::ImageRecord},
     ops::{ImageRef, images},
+    types::MapId,
 };
 
 use super::entries;
@@ -17,6 +18,8 @@ pub(super) struct Route {
     pub(super) entries: Vec<HistoryEntry>,
     /// Maps of the source's image, newest first.
     pub(super) maps: Maps,
+    /// The boot trace of the source's image, if the target's has none.
+    pub(super) boot_trace: Option<MapId>,
     /// The newest checkpoint of the target's image.
     pub(super) newest: Option<CheckpointId>,
     /// Whether there is such an image.
@@ -47,7 +50,15 @@ impl Route {
             None => wanted(&record.history[at..], options),
             Some(target) => after(from, to, &record, at, target, options).await?,
         };
-        Ok(Self { named, entries, maps: record.maps.into(), newest, exists: target.is_some() })
+        let has_trace = target.as_ref().is_some_and(|target| target.boot_trace.is_some());
+        Ok(Self {
+            named,
+            entries,
+            maps: record.maps.into(),
+            boot_trace: record.boot_trace.filter(|_| !has_trace),
+            newest,
+            exists: target.is_some(),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod names;
+mod traces;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use gabion_store_core::{Error, Result, overlay::BlockStates};
+use gabion_store_core::{Error, Result, format::wire::has_crc, overlay::BlockStates};
 
 use super::{
     HEADER_LEN, Header, Journal, MAX_LEN, SECTOR,
@@ -152,7 +152,7 @@ impl<'a> Scan<'a> {
         }
         let mut payload = vec![0; head.payload_len as usize];
         self.read(&mut payload, at + BATCH_HEAD_LEN as u64)?;
-        if crc32c::crc32c(&payload) != head.payload_crc {
+        if !has_crc(&payload, head.payload_crc) {
             return Ok(None);
         }
         apply_payload(&payload, states).map_err(|e| self.corrupt(at, sequence, e))?;
