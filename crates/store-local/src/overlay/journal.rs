@@ -24,7 +24,7 @@ pub(super) use codec::room_for;
 use codec::{HEADER_LEN, Header, SECTOR, encode_batches};
 
 /// Space is reserved in steps of this many bytes.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = if cfg!(fuzzing) { 4 << 10 } else { 1 << 20 };
 /// A journal of more bytes than this is none: compaction keeps it far below.
 const MAX_LEN: u64 = 16 << 30;
 

@@ -169,7 +169,7 @@ impl<'a> Scan<'a> {
         states: &BlockStates,
     ) -> Result<Option<u64>> {
         let mut dirty = None;
-        let mut window = vec![0; WINDOW];
+        let mut window = vec![0; self.len.saturating_sub(end).min(WINDOW as u64) as usize];
         let mut at = end;
         while at < self.len {
             let here = &mut window[..(self.len - at).min(WINDOW as u64) as usize];
@@ -219,7 +219,7 @@ impl<'a> Scan<'a> {
 
     /// Zeroes what is dropped, so that no later batch is ever followed by remains of an earlier one.
     fn zero(&self, from: u64, to: u64) -> Result<()> {
-        let zeros = vec![0; WINDOW];
+        let zeros = vec![0; (to - from).min(WINDOW as u64) as usize];
         let mut at = from;
         while at < to {
             let len = (to - at).min(WINDOW as u64);
