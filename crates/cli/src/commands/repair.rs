@@ -27,7 +27,10 @@ pub(super) async fn repair(
     dry_run: bool,
 ) -> Result<ExitCode> {
     let url = host.url_of(None)?;
-    let from = from.map(|from| host.store_url(from)).transpose()?;
+    let from = match from {
+        Some(from) => Some(host.store_url(from)?),
+        None => host.heal_from(&url)?,
+    };
     let (job, bar) = output.job("repairing");
     let repaired = match &url {
         StoreUrl::Folder(folder) => rebuild(host, &url, folder.clone(), dry_run, &job).await,
