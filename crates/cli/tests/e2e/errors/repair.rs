@@ -165,3 +165,44 @@ fn reads_that_meet_damage_are_answered_from_elsewhere_and_heal_it() {
     assert!(healing(&["export", "vm1", "-"]) == disks[0]);
     assert_whole(&home, &disks);
 }
+
+#[test]
+fn a_volume_is_salvaged() {
+    let (home, _) = home();
+    let server = home.serve(["v"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    for at in [0, MIB, 2 * MIB - 4096] {
+        client.write(at as u64, &[at as u8 + 1; 4096]).expect("a write");
+        client.flush().expect("a flush");
+    }
+    let mut all = vec![0; 2 * MIB];
+    client.read(0, &mut all).expect("a read");
+    drop(client);
+    server.kill();
+    let journal = files(&home.path("home/volumes"))
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with("journal"))
+        .expect("a journal");
+    // The second of three batches.
+    flip(&journal, 1024 + 41);
+    let refused = home.refuses(6, ["serve", "v"]);
+    says(&refused, &["volume 'v'", "batch 2", "keep 1 batches before it and 1 behind", "repair --volume"]);
+    let repair = |more: &[&str]| {
+        String::from_utf8_lossy(&home.run([&["repair", "--volume", "v"][..], more].concat())).into_owned()
+    };
+    says(&repair(&["--dry-run"]), &["would salvage", "batch 2", "nothing was changed"]);
+    home.refuses(6, ["serve", "v"]);
+    says(&repair(&[]), &["salvaged", "LOST batch 2", "damaged-layer-", "check its file system"]);
+    says(&repair(&[]), &["nothing to salvage"]);
+    let server = home.serve(["v"]);
+    home.refuses(5, ["repair", "--volume", "v"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    let mut now = vec![0; 2 * MIB];
+    client.read(0, &mut now).expect("a read");
+    assert!(now[..MIB] == all[..MIB] && now[MIB + 4096..] == all[MIB + 4096..]);
+    assert!(now[MIB..MIB + 4096] != all[MIB..MIB + 4096], "the flush that is lost");
+    drop(client);
+    server.terminate();
+    home.run(["rm", "v", "--volume"]);
+    home.refuses(3, ["repair", "--volume", "v"]);
+}
