@@ -4,12 +4,13 @@
 //! each with the journal's nonce and a sequence number. A flush appends to space that was written with
 //! zeros before ([`Journal::reserve`]), so that it needs no space and no allocation of its own.
 //!
-//! [`codec`] knows the bytes, [`recovery`] what may stand behind the last batch, [`salvage`] what is whole of a journal
-//! that is damaged before that.
+//! [`codec`] knows the bytes and [`scan`] finds them, [`recovery`] knows what may stand behind the last batch, [`salvage`]
+//! what is whole of a journal that is damaged before that.
 
 mod codec;
 mod recovery;
 mod salvage;
+mod scan;
 #[cfg(test)]
 mod tests;
 

@@ -10,7 +10,7 @@ use gabion_store_core::{Error, Result, overlay::BlockStates};
 use super::{
     HEADER_LEN, Header, SECTOR,
     codec::{BatchHead, apply_payload},
-    recovery::{Scan, WINDOW},
+    scan::{Scan, WINDOW},
 };
 use crate::fs::FsFile;
 
