@@ -212,7 +212,7 @@ fn show_plan(host: &Host, output: &Output, plan: &Plan, route: &Route) -> Result
     if puts + gets > 0 {
         text.push_str(&format!("  {:<10} about {puts} PUT and {gets} GET\n", "requests"));
         text.push_str(&format!(
-            "  {:<10} about {} for the requests, {} for bytes that leave the provider, {} a month for what is added\n",
+            "  {:<10} {} for the requests, {} for bytes that leave the provider, {} a month for what is added\n",
             "cost",
             format_dollars(cost.requests),
             format_dollars(cost.out),
