@@ -8,7 +8,6 @@ mod cache;
 mod formats;
 mod nbd;
 mod qcow2;
-mod store;
 mod text;
 mod volume;
 
@@ -75,8 +74,9 @@ targets! {
     IMAGE_MAP: "image_map", formats::image_map, RECORD;
     /// The object in the place of an image.
     IMAGE_RECORD: "image_record", formats::image_record, RECORD;
-    /// The journal of a volume, each run of which may touch a span of the disk, with a table of 4 KiB.
-    JOURNAL: "journal", volume::journal, Memory { fixed: 256 * KIB, per_byte: 4 * KIB };
+    /// The journal of a volume, each run of which may touch a span of the disk, or two, with tables of 4 KiB; a repair
+    /// copies it by the MiB.
+    JOURNAL: "journal", volume::journal, Memory { fixed: 1536 * KIB, per_byte: 16 * KIB };
     /// A locator.
     LOCATOR: "locator", formats::locator, RECORD;
     /// An NBD client from its first byte on: options of up to 64 KiB.
@@ -89,8 +89,6 @@ targets! {
     PACK: "pack", formats::pack, RECORD;
     /// A disk image to import, in clusters of up to 2 MiB.
     QCOW2: "qcow2", qcow2::qcow2, Memory { fixed: 5 * 1024 * KIB, per_byte: 64 };
-    /// A store in a folder, with caches and all that a reader, `check` and `repair` hold.
-    STORE: "store", store::store, Memory { fixed: 32 * 1024 * KIB, per_byte: 64 };
     /// The URL of a store.
     STORE_URL: "store_url", text::store_url, Memory { fixed: 64 * KIB, per_byte: 512 };
     /// The record of a volume.

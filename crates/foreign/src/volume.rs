@@ -1,12 +1,13 @@
 //! A volume's record, and its journal.
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use gabion_store_core::{
-    BLOCK_SIZE, BlockRange, ErrorKind,
+    BLOCK_SIZE, BlockRange, Error, ErrorKind,
     clock::Timestamp,
     format::{features::Features, wire::Writer},
     overlay::{BlockState, Overlay as _},
@@ -41,8 +42,8 @@ pub(crate) fn record(bytes: &[u8]) {
 
 /// The journal of a volume, as the first byte says: all of it, or what follows a header, or its batches.
 ///
-/// It is refused as damaged or too new, and then nothing was changed; or it is recovered to a volume within its disk,
-/// which is sound, opens again as the same, and can be written to.
+/// It is refused as damaged or too new, and then nothing was changed, and a repair makes it one that opens, if anything
+/// can be salvaged. Or it is recovered to a volume within its disk, which opens again as the same and can be written to.
 pub(crate) fn journal(bytes: &[u8]) {
     let journal = match bytes.split_first() {
         Some((0, all)) => all.to_vec(),
@@ -50,7 +51,11 @@ pub(crate) fn journal(bytes: &[u8]) {
         Some((_, told)) => [header(), batches(told)].concat(),
         None => Vec::new(),
     };
-    VOLUME.with(|volume| volume.open_with(&journal));
+    VOLUME.with_borrow_mut(|volume| {
+        if volume.open_with(&journal) == After::Repair {
+            *volume = Rig::new();
+        }
+    });
 }
 
 /// A journal's first sector.
@@ -83,7 +88,16 @@ fn batches(mut told: &[u8]) -> Vec<u8> {
 }
 
 thread_local! {
-    static VOLUME: Rig = Rig::new();
+    static VOLUME: RefCell<Rig> = RefCell::new(Rig::new());
+}
+
+/// What was done to a volume.
+#[derive(PartialEq, Eq)]
+enum After {
+    /// Nothing that another journal does not undo.
+    Recovery,
+    /// It has other files now.
+    Repair,
 }
 
 /// A volume in memory, whose journal is replaced for every input.
@@ -117,20 +131,46 @@ impl Rig {
         LocalOverlay::open(Arc::new(self.fs.clone()), Path::new(FOLDER), None)
     }
 
-    fn open_with(&self, journal: &[u8]) {
+    fn open_with(&self, journal: &[u8]) -> After {
         let file = self.fs.open(&self.journal, OpenMode::ReadWrite).expect("its journal");
         file.set_len(0).expect("an empty file");
         file.write_all_at(journal, 0).expect("write to memory");
-        let opened = match self.open() {
-            Ok(opened) => opened,
-            Err(error) => {
-                let kind = error.kind();
-                assert!(matches!(kind, ErrorKind::Corrupt | ErrorKind::Unsupported), "{}", error.report());
-                let left = read_whole(&self.fs, &self.journal, u64::MAX).expect("its journal");
-                assert!(left == journal, "a journal that is refused stays as it is");
-                return;
+        match self.open() {
+            Ok(opened) => {
+                self.use_recovered(opened);
+                After::Recovery
             }
-        };
+            Err(error) => {
+                assert!(is_refusal(&error), "{}", error.report());
+                self.repair_refused(journal)
+            }
+        }
+    }
+
+    fn repair_refused(&self, journal: &[u8]) -> After {
+        let folder = Path::new(FOLDER);
+        let plan = LocalOverlay::repair(&self.fs, folder, true);
+        let left = read_whole(&self.fs, &self.journal, u64::MAX).expect("its journal");
+        assert!(left == journal, "a journal that is refused stays as it is");
+        let done = LocalOverlay::repair(&self.fs, folder, false);
+        match (plan, done) {
+            (Ok(plan), Ok(done)) => {
+                assert_eq!(plan, done);
+                assert!(!done.is_empty(), "a journal is refused, and a repair finds nothing");
+                let repaired = self.open().expect("what was repaired opens");
+                assert_eq!(repaired.layers()[0].data_blocks(), done[0].blocks);
+                self.use_recovered(repaired);
+                After::Repair
+            }
+            (Err(plan), Err(done)) => {
+                assert!(is_refusal(&plan) && is_refusal(&done), "{}", done.report());
+                After::Recovery
+            }
+            (plan, done) => panic!("{plan:?} was the plan, and then {done:?}"),
+        }
+    }
+
+    fn use_recovered(&self, opened: LocalOverlay) {
         let mut runs = runs(&opened);
         drop(opened);
         let again = self.open().expect("what was recovered opens again");
@@ -146,6 +186,11 @@ impl Rig {
         drop((layer, again));
         assert_eq!(self::runs(&self.open().expect("what was written opens again")), runs);
     }
+}
+
+/// Whether an error says that what is there is damaged, or too new.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
 }
 
 fn runs(overlay: &LocalOverlay) -> Vec<(BlockRange, BlockState)> {

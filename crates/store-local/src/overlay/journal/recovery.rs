@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use gabion_store_core::{Error, Result, overlay::BlockStates};
+use gabion_store_core::{Error, ErrorKind, Result, overlay::BlockStates};
 
 use super::{
     HEADER_LEN, Header, Journal, SECTOR,
@@ -53,6 +53,15 @@ pub(super) fn inspect(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -
             "{} is damaged at {at}, between two batches, where it harms nothing yet",
             path.display()
         ))),
+    }
+}
+
+/// Whether recovery takes a journal as it is; changes nothing.
+pub(super) fn takes(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -> Result<bool> {
+    match Scan::new(file, path)?.all(layer, blocks) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
