@@ -5,7 +5,10 @@ use std::pin::pin;
 use futures::{StreamExt, stream};
 
 use super::{Job, Progress};
-use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, index::Index, volume::IndexBase};
+use crate::{
+    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, blocking::spawn_blocking, index::Index,
+    volume::IndexBase,
+};
 
 /// Bytes of disk read at a time.
 const PIECE: u64 = 2 * 1024 * 1024;
@@ -58,7 +61,7 @@ pub async fn export<S: DiskSink>(
         if let Piece::Data(bytes) = &piece {
             done.data += bytes.len() as u64;
         }
-        sink = tokio::task::spawn_blocking(move || {
+        sink = spawn_blocking(move || {
             match piece {
                 Piece::Data(bytes) => sink.data(&bytes)?,
                 Piece::Zeros(length) => sink.zeros(length)?,
@@ -73,7 +76,7 @@ pub async fn export<S: DiskSink>(
     Ok((sink, done))
 }
 
-fn died(error: tokio::task::JoinError) -> Error {
+fn died(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::with_source(ErrorKind::Unavailable, "a worker of the export died", error)
 }
 

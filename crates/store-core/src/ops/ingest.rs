@@ -6,11 +6,12 @@ use std::{collections::HashSet, mem, num::NonZero, pin::pin, sync::Arc, thread::
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{Job, Progress};
 use crate::{
     BLOCK_SIZE, BlockRange, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
+    blocking::{Blocking, spawn_blocking},
     chunking::{Chunking, Cutter, DiskSource, Segment, Segments},
     format::{
         codec::{Compression, Encoded, Encoder},
@@ -111,7 +112,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     Ok(Ingested { index, size, written, stats })
 }
 
-fn died(error: &tokio::task::JoinError) -> Error {
+fn died(error: &impl std::error::Error) -> Error {
     Error::new(ErrorKind::Unavailable, format!("a worker of the import died: {error}"))
 }
 
@@ -119,7 +120,7 @@ fn died(error: &tokio::task::JoinError) -> Error {
 struct Reading {
     batches: mpsc::Receiver<Vec<Segment>>,
     /// Size of the disk, once it has been read to its end.
-    size: tokio::task::JoinHandle<Result<u64>>,
+    size: Blocking<Result<u64>>,
 }
 
 fn read_ahead<S: DiskSource + 'static>(mut segments: Segments<S>) -> Reading {

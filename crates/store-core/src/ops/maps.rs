@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
+    blocking::spawn_blocking,
     format::{
         image_map::{ImageMap, MapWriter, MappedChunk},
         image_record::ImageRecord,
@@ -155,7 +156,7 @@ pub(super) async fn add(
 /// Large maps take some hundredths of a second, which a runtime's own threads don't have.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let died = |e| Error::with_source(ErrorKind::Unavailable, "a worker of the publish died", e);
-    tokio::task::spawn_blocking(work).await.map_err(died)?
+    spawn_blocking(work).await.map_err(died)?
 }
 
 fn is_lost(error: &Error) -> bool {

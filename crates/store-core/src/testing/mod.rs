@@ -3,6 +3,7 @@
 
 pub(crate) mod checksums;
 mod clock;
+mod conductor;
 pub mod conformance;
 mod fault_store;
 mod gate;
@@ -10,6 +11,8 @@ mod rng;
 
 pub use checksums::trust_checksums;
 pub use clock::FixedClock;
+pub use conductor::{Conductor, Installed};
+pub(crate) use conductor::{Turn, conducted_bytes};
 pub use fault_store::{BadEntry, Call, Fault, FaultStore};
 pub use gate::Gate;
 pub use rng::Rng;

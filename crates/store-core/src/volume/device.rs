@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::{
     Base, Place, Shared, Volume, prefetch,
@@ -12,6 +11,7 @@ use super::{
 };
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockRange, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     device::{Allocation, DeviceInfo, StatusExtent, ZeroMode},
     types::check_range,
 };

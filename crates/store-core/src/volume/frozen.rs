@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use super::{Base, Place, View};
 use crate::{
     BLOCK_SIZE, BlockRange, Result,
+    blocking::wait_for,
     chunking::{DiskSource, Next},
     types::blocks_for,
 };
@@ -41,7 +42,7 @@ impl FrozenSource {
             match place {
                 Place::Zero => to.fill(0),
                 Place::Layer(layer) => layer.read(at, to)?,
-                Place::Base => self.runtime.block_on(self.view.base.read(at, to))?,
+                Place::Base => wait_for(&self.runtime, self.view.base.read(at, to))?,
             }
             done += part;
         }

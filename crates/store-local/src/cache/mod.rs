@@ -29,7 +29,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result, types::id_of};
+use gabion_store_core::{
+    ChunkId, ChunkKind, Error, ErrorKind, Result, blocking::spawn_blocking, types::id_of,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
@@ -172,7 +174,7 @@ impl DiskCache {
             };
             let found = match Handle::try_current() {
                 // A read that was stopped with its runtime found nothing.
-                Ok(runtime) => runtime.spawn_blocking(read).await.unwrap_or_default(),
+                Ok(_) => spawn_blocking(read).await.unwrap_or_default(),
                 Err(_) => read(),
             };
             for (at, bytes) in found {

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind};
+use gabion_store_core::{ChunkId, ChunkKind, blocking::spawn_blocking};
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify};
 
@@ -109,7 +109,7 @@ pub(super) fn hand_over(cache: &Arc<Inner>, entries: Vec<Entry>) {
         }
     };
     match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(serve)),
+        Ok(_) => drop(spawn_blocking(serve)),
         Err(_) => serve(),
     }
 }

@@ -32,6 +32,7 @@ use std::{
 use async_trait::async_trait;
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     overlay::{Layer, Overlay},
     types::blocks_for,
 };
@@ -247,7 +248,7 @@ impl LocalOverlay {
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&inner)).await.unwrap_or_else(|e| {
+        spawn_blocking(move || work(&inner)).await.unwrap_or_else(|e| {
             Err(Error::with_source(ErrorKind::Unavailable, "work on the volume was stopped", e))
         })
     }
