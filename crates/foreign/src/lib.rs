@@ -74,9 +74,8 @@ targets! {
     IMAGE_MAP: "image_map", formats::image_map, RECORD;
     /// The object in the place of an image.
     IMAGE_RECORD: "image_record", formats::image_record, RECORD;
-    /// The journal of a volume, each run of which may touch a span of the disk, or two, with tables of 4 KiB; a repair
-    /// copies it by the MiB.
-    JOURNAL: "journal", volume::journal, Memory { fixed: 1536 * KIB, per_byte: 16 * KIB };
+    /// The journal of a volume, each run of which may touch a span of the disk, or two, with tables of 4 KiB.
+    JOURNAL: "journal", volume::journal, Memory { fixed: 256 * KIB, per_byte: 16 * KIB };
     /// A locator.
     LOCATOR: "locator", formats::locator, RECORD;
     /// An NBD client from its first byte on: options of up to 64 KiB.

@@ -40,19 +40,21 @@ pub(crate) fn record(bytes: &[u8]) {
     }
 }
 
-/// The journal of a volume, as the first byte says: all of it, or what follows a header, or its batches.
+/// The journal of a volume, as the first byte says: all of it, or what follows a header, or its batches. Its highest bit
+/// says whether the volume is written to if it opens.
 ///
 /// It is refused as damaged or too new, and then nothing was changed, and a repair makes it one that opens, if anything
 /// can be salvaged. Or it is recovered to a volume within its disk, which opens again as the same and can be written to.
 pub(crate) fn journal(bytes: &[u8]) {
-    let journal = match bytes.split_first() {
-        Some((0, all)) => all.to_vec(),
-        Some((1, behind)) => [&header(), behind].concat(),
-        Some((_, told)) => [header(), batches(told)].concat(),
-        None => Vec::new(),
+    let Some((choice, rest)) = bytes.split_first() else { return };
+    let journal = match choice & 0x7f {
+        0 => rest.to_vec(),
+        1 => [&header(), rest].concat(),
+        _ => [header(), batches(rest)].concat(),
     };
+    let write = choice & 0x80 != 0;
     VOLUME.with_borrow_mut(|volume| {
-        if volume.open_with(&journal) == After::Repair {
+        if volume.open_with(&journal, write) == After::Repair {
             *volume = Rig::new();
         }
     });
@@ -131,23 +133,23 @@ impl Rig {
         LocalOverlay::open(Arc::new(self.fs.clone()), Path::new(FOLDER), None)
     }
 
-    fn open_with(&self, journal: &[u8]) -> After {
+    fn open_with(&self, journal: &[u8], write: bool) -> After {
         let file = self.fs.open(&self.journal, OpenMode::ReadWrite).expect("its journal");
         file.set_len(0).expect("an empty file");
         file.write_all_at(journal, 0).expect("write to memory");
         match self.open() {
             Ok(opened) => {
-                self.use_recovered(opened);
+                self.use_recovered(opened, write);
                 After::Recovery
             }
             Err(error) => {
                 assert!(is_refusal(&error), "{}", error.report());
-                self.repair_refused(journal)
+                self.repair_refused(journal, write)
             }
         }
     }
 
-    fn repair_refused(&self, journal: &[u8]) -> After {
+    fn repair_refused(&self, journal: &[u8], write: bool) -> After {
         let folder = Path::new(FOLDER);
         let plan = LocalOverlay::repair(&self.fs, folder, true);
         let left = read_whole(&self.fs, &self.journal, u64::MAX).expect("its journal");
@@ -159,7 +161,7 @@ impl Rig {
                 assert!(!done.is_empty(), "a journal is refused, and a repair finds nothing");
                 let repaired = self.open().expect("what was repaired opens");
                 assert_eq!(repaired.layers()[0].data_blocks(), done[0].blocks);
-                self.use_recovered(repaired);
+                self.use_recovered(repaired, write);
                 After::Repair
             }
             (Err(plan), Err(done)) => {
@@ -170,12 +172,12 @@ impl Rig {
         }
     }
 
-    fn use_recovered(&self, opened: LocalOverlay) {
+    fn use_recovered(&self, opened: LocalOverlay, write: bool) {
         let mut runs = runs(&opened);
         drop(opened);
         let again = self.open().expect("what was recovered opens again");
         assert_eq!(self::runs(&again), runs);
-        if runs.len() > FEW {
+        if !write || runs.len() > FEW {
             return;
         }
         // What is flushed now is found behind what was recovered, and not behind remains of something else.

@@ -84,7 +84,7 @@ fn copy(fs: &dyn Fs, from: &Path, to: &Path) -> Result<()> {
     let target = fs.open(to, OpenMode::Create).map_err(writing)?;
     let len = source.len().map_err(reading)?;
     target.set_len(len).map_err(writing)?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; len.min(PIECE as u64) as usize];
     let mut at = 0;
     while at < len {
         let piece = &mut piece[..(len - at).min(PIECE as u64) as usize];
