@@ -5,7 +5,12 @@ use std::pin::pin;
 use futures::{StreamExt, stream};
 
 use super::{Job, Progress};
-use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, index::Index, volume::IndexBase};
+use crate::{
+    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result,
+    index::Index,
+    sync::{JoinError, spawn, spawn_blocking},
+    volume::IndexBase,
+};
 
 /// Bytes of disk read at a time.
 const PIECE: u64 = 2 * 1024 * 1024;
@@ -48,7 +53,7 @@ pub async fn export<S: DiskSink>(
     });
     let read = runs.map(|run| {
         let disk = disk.clone();
-        async move { tokio::spawn(read_run(disk, run?)).await.map_err(died)? }
+        async move { spawn(read_run(disk, run?)).await.map_err(died)? }
     });
     let (mut read, mut done) = (pin!(read.buffered(WIDTH)), Exported::default());
     while let Some(piece) = read.next().await {
@@ -58,7 +63,7 @@ pub async fn export<S: DiskSink>(
         if let Piece::Data(bytes) = &piece {
             done.data += bytes.len() as u64;
         }
-        sink = tokio::task::spawn_blocking(move || {
+        sink = spawn_blocking(move || {
             match piece {
                 Piece::Data(bytes) => sink.data(&bytes)?,
                 Piece::Zeros(length) => sink.zeros(length)?,
@@ -73,7 +78,7 @@ pub async fn export<S: DiskSink>(
     Ok((sink, done))
 }
 
-fn died(error: tokio::task::JoinError) -> Error {
+fn died(error: JoinError) -> Error {
     Error::with_source(ErrorKind::Unavailable, "a worker of the export died", error)
 }
 

@@ -5,8 +5,7 @@ use std::{collections::HashSet, mem, num::NonZero, pin::pin, sync::Arc, thread::
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use parking_lot::Mutex;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{Job, Progress};
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
         node::{level_for, span},
     },
     index::{Change, Index, IndexWriter, Target, Written},
+    sync::{JoinError, JoinHandle, Mutex, spawn, spawn_blocking},
     types::{MAX_DISK_SIZE, blocks_for, chunk_id},
 };
 
@@ -79,15 +79,12 @@ pub async fn ingest<S: DiskSource + 'static>(
     let width = available_parallelism().map_or(2, NonZero::get) + 1;
     let batches =
         stream::unfold(reading.batches, |mut batches| async { batches.recv().await.map(|b| (b, batches)) });
-    let prepared =
-        batches
-            .map(|batch| {
-                let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
-                async move {
-                    tokio::spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e)))
-                }
-            })
-            .buffered(width);
+    let prepared = batches
+        .map(|batch| {
+            let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
+            async move { spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e))) }
+        })
+        .buffered(width);
     let mut prepared = pin!(prepared);
 
     let mut writer = Writer::new(base, total.unwrap_or(0)).await?;
@@ -111,7 +108,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     Ok(Ingested { index, size, written, stats })
 }
 
-fn died(error: &tokio::task::JoinError) -> Error {
+fn died(error: &JoinError) -> Error {
     Error::new(ErrorKind::Unavailable, format!("a worker of the import died: {error}"))
 }
 
@@ -119,7 +116,7 @@ fn died(error: &tokio::task::JoinError) -> Error {
 struct Reading {
     batches: mpsc::Receiver<Vec<Segment>>,
     /// Size of the disk, once it has been read to its end.
-    size: tokio::task::JoinHandle<Result<u64>>,
+    size: JoinHandle<Result<u64>>,
 }
 
 fn read_ahead<S: DiskSource + 'static>(mut segments: Segments<S>) -> Reading {

@@ -22,6 +22,7 @@ use crate::{
         image_record::ImageRecord,
         rows::EntryKey,
     },
+    sync::spawn_blocking,
     types::MapId,
 };
 
@@ -155,7 +156,7 @@ pub(super) async fn add(
 /// Large maps take some hundredths of a second, which a runtime's own threads don't have.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let died = |e| Error::with_source(ErrorKind::Unavailable, "a worker of the publish died", e);
-    tokio::task::spawn_blocking(work).await.map_err(died)?
+    spawn_blocking(work).await.map_err(died)?
 }
 
 fn is_lost(error: &Error) -> bool {

@@ -12,14 +12,13 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use super::one_each;
 use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::codec::{Encoded, MAX_RAW_LEN},
     store::{Placement, Synced, get_one},
+    sync::{Handle, Mutex},
     types::{MapId, id_of},
 };
 

@@ -3,10 +3,8 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::task::spawn_blocking;
-
 use super::IndexBase;
-use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result};
+use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, sync::spawn_blocking};
 
 /// The lowest layer of a disk. What it does not cover reads as zeros.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::{
     Base, Place, Shared, Volume, prefetch,
@@ -13,6 +12,7 @@ use super::{
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockRange, Error, ErrorKind, Result,
     device::{Allocation, DeviceInfo, StatusExtent, ZeroMode},
+    sync::spawn_blocking,
     types::check_range,
 };
 

@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::runtime::Handle;
-
 use super::{Base, Place, View};
 use crate::{
     BLOCK_SIZE, BlockRange, Result,
     chunking::{DiskSource, Next},
+    sync::Handle,
     types::blocks_for,
 };
 

@@ -29,9 +29,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind, Error, ErrorKind, Result, types::id_of};
-use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
+use gabion_store_core::{
+    ChunkId, ChunkKind, Error, ErrorKind, Result,
+    sync::{Handle, Mutex, RwLock},
+    types::id_of,
+};
 
 pub use layer::DiskCached;
 

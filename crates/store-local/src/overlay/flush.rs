@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
-use gabion_store_core::{Error, ErrorKind, Result, overlay::BlockStates};
-use parking_lot::Mutex;
+use gabion_store_core::{
+    Error, ErrorKind, Result,
+    overlay::BlockStates,
+    sync::{Mutex, spawn_blocking},
+};
 use tokio::sync::watch;
 
 use super::{
@@ -71,7 +74,7 @@ pub(super) async fn flush(inner: &Arc<Inner>) -> Result<()> {
             let running = Running { gate: inner.gate.clone(), ended: false };
             let inner = inner.clone();
             // Detached: its outcome reaches all who wait through the channel.
-            drop(tokio::task::spawn_blocking(move || run(running, inner)));
+            drop(spawn_blocking(move || run(running, inner)));
         }
         outcome
     };

@@ -32,9 +32,9 @@ use async_trait::async_trait;
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, Result,
     overlay::{Layer, Overlay},
+    sync::{Mutex, RwLock, spawn_blocking},
     types::blocks_for,
 };
-use parking_lot::{Mutex, RwLock};
 
 use crate::fs::{Fs, FsLock, exists, folder_of, read_whole, replace};
 use health::Health;
@@ -236,7 +236,7 @@ impl LocalOverlay {
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || work(&inner)).await.unwrap_or_else(|e| {
+        spawn_blocking(move || work(&inner)).await.unwrap_or_else(|e| {
             Err(Error::with_source(ErrorKind::Unavailable, "work on the volume was stopped", e))
         })
     }

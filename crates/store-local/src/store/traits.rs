@@ -8,6 +8,7 @@ use gabion_store_core::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, ImageName, IndexStore, Result,
     format::{catalog::Catalog, codec::Encoded, descriptor::Descriptor, image_record::ImageRecord, layout},
     store::{Placement, Synced, Version, Versioned},
+    sync::spawn_blocking,
     types::MapId,
 };
 
@@ -23,7 +24,7 @@ impl LocalStore {
         work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = self.0.clone();
-        match tokio::task::spawn_blocking(move || work(&inner)).await {
+        match spawn_blocking(move || work(&inner)).await {
             Ok(done) => done,
             Err(e) => Err(Error::with_source(ErrorKind::Cancelled, "the store's work was cut off", e)),
         }
@@ -70,7 +71,7 @@ impl ChunkStore for LocalStore {
         }
         // Nobody waits for merges. Dropping the handle of a blocking task leaves it running.
         let inner = self.0.clone();
-        drop(tokio::task::spawn_blocking(move || inner.merge_locators()));
+        drop(spawn_blocking(move || inner.merge_locators()));
         // Locators enter the catalog as soon as they are durable, so none is left for a publish to add.
         Ok(Synced { locators: Vec::new(), answered_under: self.0.take_answered() })
     }
