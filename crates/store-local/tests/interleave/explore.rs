@@ -19,7 +19,7 @@ const STACK: usize = 512 << 10;
 /// A schedule of more steps than this goes round in circles.
 const MOST_STEPS: usize = 200_000;
 
-type Scenario = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Scenario = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Runs a scenario in many schedules: `GABION_SCHEDULES` of them, or 400, and at least those of one seed. The scenario
 /// draws its workload from the generator, so that it does the same each time it gets the same one.

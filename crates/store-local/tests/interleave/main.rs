@@ -17,8 +17,10 @@
 
 #![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
 
+mod caches;
 mod disk;
 mod explore;
 mod history;
+mod names;
 mod pieces;
 mod requests;

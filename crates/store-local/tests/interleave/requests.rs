@@ -187,7 +187,7 @@ fn edges(bytes: &Range<usize>) -> [Range<usize>; 3] {
 }
 
 /// Polls a future so many times, and drops it if that was not enough.
-async fn go_away_after(polls: usize, future: impl Future<Output = ()>) {
+pub(crate) async fn go_away_after(polls: usize, future: impl Future<Output = ()>) {
     let (mut future, mut left) = (pin!(future), polls);
     std::future::poll_fn(|cx| {
         if left == 0 {

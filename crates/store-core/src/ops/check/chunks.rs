@@ -9,6 +9,7 @@ use crate::{
     BLOCK_SIZE, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::{codec::Encoded, rows::EntryKey},
     ops::Progress,
+    sync::spawn_blocking,
     types::chunk_id,
 };
 
@@ -88,7 +89,7 @@ async fn read(store: &dyn ChunkStore, batch: &[Need], depth: Depth) -> Result<Ve
         each.map(|((id, blocks), found)| verify(id, blocks, found, depth)).collect()
     };
     let died = |e| Error::with_source(ErrorKind::Unavailable, "a worker of the check died", e);
-    tokio::task::spawn_blocking(verify).await.map_err(died)
+    spawn_blocking(verify).await.map_err(died)
 }
 
 fn verify(id: ChunkId, blocks: usize, found: Result<Encoded>, depth: Depth) -> Result<u64> {
