@@ -120,6 +120,10 @@ impl<S: ChunkStore> ChunkStore for Squeezed<S> {
         self.inner.contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        self.inner.holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         self.inner.sync().await
     }

@@ -188,6 +188,10 @@ pub(crate) enum Verb {
         /// Store that has what this one lacks
         #[arg(long, value_name = "STORE")]
         from: Option<String>,
+        /// Not the store: keep what is whole of this volume, whose journal is damaged; what a lost flush wrote shows as
+        /// it was before
+        #[arg(long, value_name = "VOLUME", conflicts_with = "from")]
+        volume: Option<ImageName>,
         /// Change nothing; say what would be done
         #[arg(long)]
         dry_run: bool,

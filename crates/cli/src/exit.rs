@@ -19,6 +19,7 @@ Environment:
   GABION_HOME          folder of store, volumes, caches, sockets and config.toml
   GABION_STORE         store to use, as with --store
   GABION_MEMORY_CACHE  size of the memory cache, as 512M
+  GABION_HEAL_FROM     URL or name of the store that damage in local stores is made good from
   GABION_DISK_CACHE    size of the disk cache of remote stores, as 10G; 0 for none
   GABION_TIMEOUT       a guest's longest wait for its disk, as 30s
   GABION_LOG           what to log on stderr: error, warn (default), info, debug";

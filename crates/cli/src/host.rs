@@ -10,9 +10,10 @@ use std::{collections::HashMap, sync::Arc};
 pub use create::Pinning;
 pub use disk::OpenImage;
 use gabion_store_core::{
-    Error, ErrorKind, Result,
+    ChunkStore, Error, ErrorKind, Result,
     clock::{Clock, SystemClock},
     ops::IngestOptions,
+    stores::Deferred,
 };
 use gabion_store_local::{cache::DiskCache, fs::StdFs, overlay::Volumes};
 use parking_lot::Mutex;
@@ -20,7 +21,7 @@ use tokio::sync::OnceCell;
 pub use volume::OpenVolume;
 
 use crate::{
-    Opened, Origin, Places, Setting, Settings, StackOptions, StoreKind, StoreUrl,
+    Opened, Origin, Places, Setting, Settings, StackOptions, StoreUrl,
     open::{blocking, open_with},
     settings::REMOTE_COMPRESSION,
 };
@@ -161,8 +162,25 @@ impl Host {
         if self.uses_disk_cache && matches!(url, StoreUrl::Remote(_)) {
             stack.disk.clone_from(self.disk_cache.get_or_init(|| self.open_disk_cache()).await);
         }
+        stack.heal_from = self.heal_from(url)?.map(|far| self.in_need(far));
         let opened = open_with(url, &stack).await?;
         Ok(self.stores.lock().entry(url.clone()).or_insert(opened).clone())
+    }
+
+    /// The store that damage in another one, in a folder, is made good from: another store, by the settings.
+    pub fn heal_from(&self, of: &StoreUrl) -> Result<Option<StoreUrl>> {
+        let Some(text) = &self.settings.heal_from.value else { return Ok(None) };
+        let url = self.store_url(text).map_err(|e| e.context("heal_from"))?;
+        Ok(Some(url).filter(|url| url != of && matches!(of, StoreUrl::Folder(_))))
+    }
+
+    /// A store that is opened when something in another one is damaged.
+    fn in_need(&self, url: StoreUrl) -> Arc<dyn ChunkStore> {
+        let options = self.stack.clone();
+        Arc::new(Deferred::new(move || {
+            let (url, options) = (url.clone(), options.clone());
+            Box::pin(async move { Ok(open_with(&url, &options).await?.direct.chunks) })
+        }))
     }
 
     /// The disk cache, or a warning.
@@ -177,14 +195,11 @@ impl Host {
         }
     }
 
-    /// Waits for what stores in buckets still do in the background after a publish. A process that ends without it
-    /// loses nothing, but leaves that work to others.
+    /// Waits for what the stores still do in the background: see [`Opened::settle`].
     pub async fn settle(&self) {
         let open: Vec<_> = self.stores.lock().values().cloned().collect();
         for opened in open {
-            if let StoreKind::Remote(store) = &opened.kind {
-                store.settle().await;
-            }
+            opened.settle().await;
         }
     }
 

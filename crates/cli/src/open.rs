@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! Opened.store   Cached (memory) ─► DiskCached (for remote stores) ─► the store
-//! Opened.direct                                                     the store
+//!                                ─► Healing (for folders, if told)  ─► the store, and another one in need
+//! Opened.uncached()                 Healing                         ─► the same
+//! Opened.direct                                                        the store
 //! ```
 //!
-//! Both caches verify what enters them.
+//! The caches verify what enters them, `Healing` what it answers.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -14,7 +16,7 @@ use gabion_store_core::{
     CheckpointId, ChunkStore, Error, ErrorKind, ImageName, Result, Store,
     format::image_record::ImageRecord,
     index::{Index, NodeCache},
-    stores::{Cached, MemoryCache},
+    stores::{Cached, Healing, MemoryCache},
     types::MapId,
     volume::{IndexBase, Readahead},
 };
@@ -90,6 +92,7 @@ pub struct Opened {
     /// What is known of the kind of store it is.
     pub kind: StoreKind,
     readahead: Readahead,
+    healing: Option<Healing>,
 }
 
 /// The store behind an [`Opened`], for what only its kind can tell.
@@ -102,6 +105,25 @@ pub enum StoreKind {
 }
 
 impl Opened {
+    /// The store past the caches, damage made good from elsewhere if the host is told so: for what is read once.
+    pub fn uncached(&self) -> Store {
+        let chunks = self.healing.clone().map(|healing| Arc::new(healing) as Arc<dyn ChunkStore>);
+        Store {
+            chunks: chunks.unwrap_or_else(|| Arc::clone(&self.direct.chunks)),
+            index: Arc::clone(&self.direct.index),
+        }
+    }
+
+    /// Waits for what is still done in the background: locators of a bucket that are merged, entries of a folder
+    /// that are healed. A process that ends without it loses nothing, but leaves that work to others.
+    pub async fn settle(&self) {
+        match (&self.kind, &self.healing) {
+            (StoreKind::Remote(store), _) => store.settle().await,
+            (_, Some(healing)) => healing.settle().await,
+            _ => {}
+        }
+    }
+
     /// Whether reading it takes requests over a network.
     pub fn is_remote(&self) -> bool {
         matches!(self.kind, StoreKind::Remote(_))
@@ -142,6 +164,8 @@ pub struct StackOptions {
     pub disk: Option<DiskCache>,
     /// What may be on its way from remote stores ahead of the reader.
     pub readahead: Readahead,
+    /// What stores in folders make damage good from; a bucket, say, that their images were pulled from.
+    pub heal_from: Option<Arc<dyn ChunkStore>>,
     /// How buckets are used.
     pub remote: RemoteOptions,
 }
@@ -160,6 +184,7 @@ impl StackOptions {
             memory: Arc::new(MemoryCache::new(bytes(memory))),
             nodes: bytes(memory / NODE_SHARE),
             disk: None,
+            heal_from: None,
             readahead: Readahead::new((memory / READAHEAD_SHARE).min(MOST_READAHEAD)),
             remote: RemoteOptions::default(),
         }
@@ -206,12 +231,17 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         StoreKind::Local(store) => Store { chunks: Arc::clone(store) as _, index: Arc::clone(store) as _ },
         StoreKind::Remote(store) => Store { chunks: Arc::new(store.clone()), index: Arc::new(store.clone()) },
     };
-    let (memory, far) = (Arc::clone(&options.memory), Arc::clone(&direct.chunks));
-    let chunks: Arc<dyn ChunkStore> = Arc::new(match (&kind, &options.disk) {
-        (StoreKind::Remote(_), Some(cache)) => {
-            Cached::trusting(memory, Arc::new(DiskCached::new(cache.clone(), far)))
+    let (memory, store) = (Arc::clone(&options.memory), Arc::clone(&direct.chunks));
+    let healing = match (&kind, &options.heal_from) {
+        (StoreKind::Local(_), Some(far)) => Some(Healing::new(Arc::clone(&store), Arc::clone(far))),
+        _ => None,
+    };
+    let chunks: Arc<dyn ChunkStore> = Arc::new(match (&kind, &options.disk, &healing) {
+        (StoreKind::Remote(_), Some(cache), _) => {
+            Cached::trusting(memory, Arc::new(DiskCached::new(cache.clone(), store)))
         }
-        _ => Cached::new(memory, far),
+        (_, _, Some(healing)) => Cached::trusting(memory, Arc::new(healing.clone())),
+        _ => Cached::new(memory, store),
     });
     Opened {
         url,
@@ -220,6 +250,7 @@ fn stack(url: StoreUrl, kind: StoreKind, options: &StackOptions) -> Opened {
         direct,
         kind,
         readahead: options.readahead.clone(),
+        healing,
     }
 }
 

@@ -62,7 +62,7 @@ pub fn format_dollars(dollars: f64) -> String {
     match dollars {
         d if d == 0.0 || d >= 0.1 => format!("${d:.2}"),
         d if d >= 0.0001 => format!("${d:.4}"),
-        _ => "less than $0.0001".to_owned(),
+        _ => "<$0.0001".to_owned(),
     }
 }
 
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(format_dollars(cost.requests), "$0.0064");
         assert_eq!(format_dollars(cost.month), "$0.46");
         assert_eq!(format_dollars(cost.out), "$0.00");
-        assert_eq!(format_dollars(0.00004), "less than $0.0001");
+        assert_eq!(format_dollars(0.00004), "<$0.0001");
         assert!(Prices { out_per_gib: -1.0, ..Prices::default() }.check().is_err());
     }
 }

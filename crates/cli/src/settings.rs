@@ -54,6 +54,8 @@ pub struct Settings {
     pub store: Setting<Option<String>>,
     /// Named stores, for `--store prod` and `prod:image`.
     pub stores: BTreeMap<String, StoreUrl>,
+    /// Name or URL of the store that damage in local stores is made good from, if there is one.
+    pub heal_from: Setting<Option<String>>,
     /// Memory cache, in bytes.
     pub memory_cache: Setting<u64>,
     /// Disk cache of what remote stores answer, in bytes; 0 is none.
@@ -86,6 +88,7 @@ struct File {
     stores: BTreeMap<String, NamedStore>,
     #[serde(default)]
     prices: Prices,
+    heal_from: Option<String>,
     memory_cache: Option<String>,
     disk_cache: Option<String>,
     timeout: Option<String>,
@@ -138,6 +141,7 @@ impl Settings {
         let mut settings = Self {
             store: Setting::default(None),
             stores: BTreeMap::new(),
+            heal_from: Setting::default(None),
             memory_cache: Setting::default(default_memory_cache()),
             disk_cache: Setting::default(DISK_CACHE),
             timeout: Setting::default(TIMEOUT),
@@ -165,6 +169,7 @@ impl Settings {
         file.prices.check().map_err(place)?;
         settings.prices = file.prices;
         settings.store.set(file.store.map(Some), Origin::File);
+        settings.heal_from.set(file.heal_from.map(Some), Origin::File);
         let size = |text: Option<String>| text.map(|text| parse_size(&text)).transpose().map_err(place);
         settings.memory_cache.set(size(file.memory_cache)?, Origin::File);
         settings.disk_cache.set(size(file.disk_cache)?, Origin::File);
@@ -176,6 +181,7 @@ impl Settings {
             .set(file.compression.map(|t| parse_compression(&t)).transpose().map_err(place)?, Origin::File);
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         settings.store.set(variable("GABION_STORE").map(Some), Origin::Environment);
+        settings.heal_from.set(variable("GABION_HEAL_FROM").map(Some), Origin::Environment);
         let size = |name: &str| {
             variable(name).map(|text| parse_size(&text).map_err(|e| e.context(name))).transpose()
         };
@@ -207,7 +213,8 @@ impl Settings {
             bytes => format_bytes(bytes),
         };
         vec![
-            ("store", self.store_shown(), self.store.origin.clone()),
+            ("store", self.shown(&self.store.value, "the default local store"), self.store.origin.clone()),
+            ("heal_from", self.shown(&self.heal_from.value, "off"), self.heal_from.origin.clone()),
             ("memory_cache", format_bytes(self.memory_cache.value), self.memory_cache.origin.clone()),
             ("disk_cache", disk_cache, self.disk_cache.origin.clone()),
             ("timeout", format_duration(self.timeout.value), self.timeout.origin.clone()),
@@ -216,10 +223,10 @@ impl Settings {
         ]
     }
 
-    /// The store in force as it may be shown: a URL that is not understood may hold anything.
-    fn store_shown(&self) -> String {
-        match &self.store.value {
-            None => "the default local store".to_owned(),
+    /// A store as it may be shown: a URL that is not understood may hold anything.
+    fn shown(&self, store: &Option<String>, none: &str) -> String {
+        match store {
+            None => none.to_owned(),
             Some(name) if self.stores.contains_key(name) => name.clone(),
             Some(text) => text
                 .parse::<StoreUrl>()

@@ -46,8 +46,17 @@ pub trait ChunkStore: Send + Sync + fmt::Debug {
     async fn put(&self, kind: ChunkKind, entries: Vec<(ChunkId, Bytes)>) -> Result<()>;
 
     /// Which of the entries are here, in the order asked. "Yes" is covered by the next
-    /// [`sync`](Self::sync), like a put.
+    /// [`sync`](Self::sync), like a put. "No" may mean that finding out costs more than storing the entry again.
     async fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>>;
+
+    /// As [`contains`](Self::contains), whatever finding out costs: "no" is true, too. One result per id and in
+    /// the order asked.
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        match self.contains(kind, ids).await {
+            Ok(present) => present.into_iter().map(Ok).collect(),
+            Err(e) => vec![Err(e); ids.len()],
+        }
+    }
 
     /// Makes durable everything put, or reported present, through this handle before the call.
     async fn sync(&self) -> Result<Synced>;

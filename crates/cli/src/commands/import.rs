@@ -93,7 +93,7 @@ pub(super) async fn export(
     if !staged {
         // Each chunk is read once: verified, but past the cache.
         let opened = host.store_of(image.store.as_deref()).await?;
-        let chunks = Arc::new(Verify::new(Arc::clone(&opened.direct.chunks)));
+        let chunks = Arc::new(Verify::new(opened.uncached().chunks));
         nodes = Arc::new(NodeCache::new(chunks, NODE_BUDGET));
         if let Ok(Some(found)) = opened.store.index.recall_image(&image.name.name).await {
             maps = found.value.maps;

@@ -198,8 +198,11 @@ fn describe(replication: &ReplicationReply, volume: &ImageName) -> String {
         (Some(id), Some(ms)) => format!("{} of {}", &id[..8], time(Timestamp(*ms))),
         _ => "nothing yet".to_owned(),
     };
-    let lag = Duration::from_millis(*lag_ms);
-    let mut text = format!("  replicated to image {image}: {state}, {last}, up to {lag:.1?} behind\n");
+    let behind = match Duration::from_millis(*lag_ms) {
+        Duration::ZERO => "nothing behind".to_owned(),
+        lag => format!("up to {lag:.1?} behind"),
+    };
+    let mut text = format!("  replicated to image {image}: {state}, {last}, {behind}\n");
     if let Some(error) = error {
         text.push_str(&format!("    {error}\n"));
     }

@@ -71,7 +71,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<ExitCode> {
         Verb::Rm { name, image, volume } => volumes::remove(&host, output, &name, image, volume).await?,
         // The volumes are this host's, whatever store is asked for.
         Verb::Check(how) => return check::check(&host, output, how, !other_store).await,
-        Verb::Repair { from, dry_run } => {
+        Verb::Repair { volume: Some(volume), dry_run, .. } => {
+            repair::volume(&host, output, &volume, dry_run).await?;
+        }
+        Verb::Repair { from, dry_run, .. } => {
             return repair::repair(&host, output, from.as_deref(), dry_run).await;
         }
         Verb::Du => inspect::du(&host, output).await?,

@@ -1,11 +1,11 @@
-//! `repair`: makes good what is damaged in a store, as far as it can be had.
+//! `repair`: makes good what is damaged in a store, or a volume, as far as it can be had.
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use gabion::{
     Host, StoreUrl,
     core::{
-        Error, Result,
+        Error, ImageName, Result,
         format::catalog::Pin,
         ops::{self, Depth, Job},
     },
@@ -27,7 +27,10 @@ pub(super) async fn repair(
     dry_run: bool,
 ) -> Result<ExitCode> {
     let url = host.url_of(None)?;
-    let from = from.map(|from| host.store_url(from)).transpose()?;
+    let from = match from {
+        Some(from) => Some(host.store_url(from)?),
+        None => host.heal_from(&url)?,
+    };
     let (job, bar) = output.job("repairing");
     let repaired = match &url {
         StoreUrl::Folder(folder) => rebuild(host, &url, folder.clone(), dry_run, &job).await,
@@ -104,4 +107,40 @@ async fn rebuild(
         LocalStore::repair(&fs, &folder, &options, &job)
     })
     .await
+}
+
+/// Keeps what is whole of a volume whose journal is damaged.
+pub(super) async fn volume(host: &Host, output: &Output, name: &ImageName, dry_run: bool) -> Result<()> {
+    let (volumes, wanted) = (host.volumes().clone(), name.clone());
+    let salvaged = blocking(move || volumes.repair(&wanted, dry_run)).await?;
+    let would = if dry_run { "would salvage" } else { "salvaged" };
+    let mut text = String::new();
+    for journal in &salvaged {
+        let lost = journal.lost.iter().map(|lost| match (lost.start(), lost.end()) {
+            (first, last) if first == last => format!("batch {first}"),
+            (first, last) => format!("batches {first} to {last}"),
+        });
+        text.push_str(&format!(
+            "{would} {}: {} of data stay; LOST {}, and what they told of shows as it was before; kept as {}\n",
+            journal.journal.display(),
+            format_bytes(journal.blocks * gabion::core::BLOCK_SIZE as u64),
+            lost.collect::<Vec<_>>().join(", "),
+            journal.kept_as.display(),
+        ));
+    }
+    text.push_str(match (salvaged.is_empty(), dry_run) {
+        (true, _) => "whole: there is nothing to salvage",
+        (false, true) => "nothing was changed",
+        (false, false) => "it can be opened again: check its file system before you rely on it",
+    });
+    let journals: Vec<_> = salvaged
+        .iter()
+        .map(|journal| {
+            json!({
+                "journal": journal.journal, "kept_as": journal.kept_as, "blocks": journal.blocks,
+                "lost": journal.lost.iter().map(|lost| [*lost.start(), *lost.end()]).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    output.result(&json!({ "volume": name.to_string(), "salvaged": journals }), &text)
 }

@@ -129,7 +129,8 @@ pub(super) async fn run(
     let from = host.open_or_default(&route.from).await?;
     let to = target(host, direction, route, how.dry_run).await?;
     let (from_place, to_place) = (route.from.place(), route.to.place());
-    let from_side = Side { store: &from.direct, place: &from_place };
+    let source = from.uncached();
+    let from_side = Side { store: &source, place: &from_place };
     let to_side = Side { store: &to, place: &to_place };
     let options = TransferOptions { history: how.history, force: how.force, ..TransferOptions::default() };
     if how.dry_run {
@@ -211,7 +212,7 @@ fn show_plan(host: &Host, output: &Output, plan: &Plan, route: &Route) -> Result
     if puts + gets > 0 {
         text.push_str(&format!("  {:<10} about {puts} PUT and {gets} GET\n", "requests"));
         text.push_str(&format!(
-            "  {:<10} about {} for the requests, {} for bytes that leave the provider, {} a month for what is added\n",
+            "  {:<10} {} for the requests, {} for bytes that leave the provider, {} a month for what is added\n",
             "cost",
             format_dollars(cost.requests),
             format_dollars(cost.out),

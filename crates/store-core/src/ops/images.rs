@@ -150,7 +150,10 @@ pub async fn open_checkpoint(nodes: &Arc<NodeCache>, id: CheckpointId) -> Result
 pub async fn tag(store: &Store, clock: &dyn Clock, from: &ImageRef, to: &ImageName) -> Result<HistoryEntry> {
     let entry = resolve(store, from).await?;
     // "It is there" counts as an answer that the publish has to cover.
-    if !store.chunks.contains(ChunkKind::Checkpoint, &[entry.checkpoint.as_chunk()]).await?.contains(&true) {
+    for held in store.chunks.holds(ChunkKind::Checkpoint, &[entry.checkpoint.as_chunk()]).await {
+        if held? {
+            continue;
+        }
         return Err(Error::corrupt(format!("checkpoint {} of image '{from}' is missing", entry.checkpoint)));
     }
     let what = Publish { create: true, maps_of: Some(&from.name), ..Publish::append(to, entry) };

@@ -111,6 +111,10 @@ impl ChunkStore for Healing {
         self.near.contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        self.near.holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         self.near.sync().await
     }

@@ -59,6 +59,11 @@ impl<S: ChunkStore> ChunkStore for Limited<S> {
         self.inner.contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let _place = self.place().await;
+        self.inner.holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         let _place = self.place().await;
         self.inner.sync().await

@@ -176,6 +176,15 @@ impl<S: ChunkStore> ChunkStore for Metered<S> {
             .inspect_err(|e| counter.error(e))
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let counter = &self.counters.contains;
+        counter.begin(ids.len());
+        let answers = self.inner.holds(kind, ids).await;
+        counter.missing(answers.iter().filter(|answer| matches!(answer, Ok(false))).count());
+        answers.iter().filter_map(|answer| answer.as_ref().err()).for_each(|e| counter.error(e));
+        answers
+    }
+
     async fn sync(&self) -> Result<Synced> {
         let counter = &self.counters.sync;
         counter.begin(0);

@@ -18,11 +18,12 @@
 //! - `Stack` is below the cache, so that one memory serves all tiers, and so that a miss asks them once.
 //!
 //! Beside them, `Healing` makes one tier of a near store and a far one: what is damaged near is read from afar, and stored
-//! again near.
+//! again near. `Deferred` opens a store like that far one only once it is needed.
 //!
 //! Each wrapper denies missing trait methods: none silently drops a capability of what it wraps.
 
 mod cached;
+mod deferred;
 mod healing;
 mod limit;
 mod memory_cache;
@@ -35,6 +36,7 @@ mod tests;
 mod verify;
 
 pub use cached::Cached;
+pub use deferred::Deferred;
 pub use healing::Healing;
 pub use limit::Limited;
 pub use memory_cache::{CacheStats, ENTRY_OVERHEAD, MemoryCache};

@@ -27,6 +27,10 @@ impl<S: ChunkStore + ?Sized> ChunkStore for Arc<S> {
         (**self).contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        (**self).holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         (**self).sync().await
     }

@@ -150,6 +150,10 @@ impl ChunkStore for Stack {
         self.write.contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        self.write.holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         self.write.sync().await
     }

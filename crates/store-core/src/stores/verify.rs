@@ -162,6 +162,13 @@ impl<S: ChunkStore> ChunkStore for Verify<S> {
             .collect())
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let present = self.inner.holds(kind, ids).await;
+        let failed = self.failed.lock();
+        let sound = |(present, id): (Result<bool>, &ChunkId)| Ok(present? && !failed.contains(&(kind, *id)));
+        present.into_iter().zip(ids).map(sound).collect()
+    }
+
     async fn sync(&self) -> Result<Synced> {
         self.inner.sync().await
     }

@@ -68,6 +68,10 @@ impl ChunkStore for DiskCached {
         self.inner.contains(kind, ids).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        self.inner.holds(kind, ids).await
+    }
+
     async fn sync(&self) -> Result<Synced> {
         self.inner.sync().await
     }

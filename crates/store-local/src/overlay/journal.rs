@@ -4,14 +4,18 @@
 //! each with the journal's nonce and a sequence number. A flush appends to space that was written with
 //! zeros before ([`Journal::reserve`]), so that it needs no space and no allocation of its own.
 //!
-//! [`codec`] knows the bytes, [`recovery`] what may stand behind the last batch.
+//! [`codec`] knows the bytes and [`scan`] finds them, [`recovery`] knows what may stand behind the last batch, [`salvage`]
+//! what is whole of a journal that is damaged before that.
 
 mod codec;
 mod recovery;
+mod salvage;
+mod scan;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -70,6 +74,29 @@ impl Journal {
     pub(super) fn check(fs: &dyn Fs, path: &Path, layer: u64, blocks: u64) -> Result<()> {
         let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
         recovery::inspect(&*file, path, layer, blocks)
+    }
+
+    /// What the whole batches of a journal say, and the sequence numbers of those between them that are damaged.
+    /// Changes nothing.
+    pub(super) fn salvage(
+        fs: &dyn Fs,
+        path: &Path,
+        layer: u64,
+        blocks: u64,
+    ) -> Result<(BlockStates, Vec<RangeInclusive<u64>>)> {
+        let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
+        let (states, kept) = salvage::salvage(&*file, path, layer, blocks)?;
+        Ok((states, kept.lost))
+    }
+
+    /// Writes the batches that say `states` into a new journal, to be synced all at once: nothing names the file yet,
+    /// so none can be taken for torn.
+    pub(super) fn fill(&mut self, states: &BlockStates) -> Result<()> {
+        for batch in self.batches(states) {
+            self.write(&batch)?;
+            self.advance(&batch);
+        }
+        Ok(())
     }
 
     /// The file's name.

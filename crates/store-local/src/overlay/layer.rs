@@ -143,10 +143,15 @@ impl LocalLayer {
     /// Looks at the files of a layer, which may be in use, and changes nothing. `Corrupt` if they are damaged, as
     /// far as that can be told: the bytes of blocks have no checksum.
     pub(super) fn check(fs: &dyn Fs, folder: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
+        Self::check_data(fs, folder, files, blocks)?;
+        Journal::check(fs, &folder.join(files.journal_name()), files.layer, blocks)
+    }
+
+    /// `Corrupt` if the file with the blocks is not there, or was cut.
+    pub(super) fn check_data(fs: &dyn Fs, folder: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
         let path = folder.join(files.data_name());
         let data = fs.open(&path, OpenMode::Read).map_err(|e| missing(&path, e))?;
-        check_len(&*data, &path, blocks)?;
-        Journal::check(fs, &folder.join(files.journal_name()), files.layer, blocks)
+        check_len(&*data, &path, blocks)
     }
 
     fn new(
@@ -259,14 +264,10 @@ impl LocalLayer {
         snapshot: &BlockStates,
         commit: impl FnOnce() -> Result<()>,
     ) -> Result<Journal> {
-        for batch in new.batches(snapshot) {
-            new.write(&batch)?;
-            new.advance(&batch);
-        }
+        new.fill(snapshot)?;
         // From here on no writer reserves space; those let in already fit into what the old one has left.
         let mut journal = self.journal.lock();
         new.reserve(new.end() + (journal.reserved() - journal.end()))?;
-        // All batches at once: nothing names the file yet, so none can be taken for torn.
         new.file().sync_data().map_err(|e| self.health.poison(io_error("syncing", new.path(), e)))?;
         commit()?;
         let old = std::mem::replace(&mut *journal, new);

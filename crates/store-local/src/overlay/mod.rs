@@ -10,14 +10,15 @@
 //! ```
 //!
 //! [`record`] is replaced as a whole and names every file that counts; any other is a remnant and goes at
-//! the next open. [`layer`] holds blocks, [`journal`] their states, [`flush`] makes both durable, and
-//! [`volumes`] keeps the folders of all volumes of a host.
+//! the next open. [`layer`] holds blocks, [`journal`] their states, [`flush`] makes both durable, [`mod@repair`] salvages
+//! what is whole of a damaged journal, and [`volumes`] keeps the folders of all volumes of a host.
 
 mod flush;
 mod health;
 mod journal;
 mod layer;
 pub mod record;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -40,6 +41,7 @@ use crate::fs::{Fs, FsLock, exists, folder_of, read_whole, replace};
 use health::Health;
 use layer::LocalLayer;
 use record::{LayerFiles, MAX_LAYERS, MAX_RECORD_LEN, VolumeInfo, VolumeRecord};
+pub use repair::SalvagedJournal;
 pub use volumes::{FoundVolume, Volumes};
 
 const RECORD: &str = "record";
@@ -161,6 +163,15 @@ impl LocalOverlay {
             }
             last = found;
         }
+    }
+
+    /// Makes a volume whose journal is damaged in its middle usable again, with what is whole of it; what that is,
+    /// or with `dry_run` would be. The damaged file is kept beside. Empty if nothing is damaged that way. Blocks.
+    ///
+    /// **Errors**: `Conflict` if the volume is in use; `Corrupt` for damage that nothing can be salvaged from: of the
+    /// record, of a journal's header, of a layer's file that was cut.
+    pub fn repair(fs: &dyn Fs, folder: &Path, dry_run: bool) -> Result<Vec<SalvagedJournal>> {
+        repair::repair(fs, folder, dry_run)
     }
 
     fn assemble(

@@ -12,7 +12,7 @@ use gabion_store_core::{
 };
 
 use super::{
-    LOCK, LocalOverlay, RECORD, io_error, read_record,
+    LOCK, LocalOverlay, RECORD, SalvagedJournal, io_error, read_record,
     record::{VolumeInfo, VolumeRecord},
     take_lock,
 };
@@ -98,13 +98,22 @@ impl Volumes {
     /// Opens a volume, see [`LocalOverlay::open`].
     pub fn open(&self, name: &ImageName, note: Option<&str>) -> Result<LocalOverlay> {
         self.look_up(name)?;
-        LocalOverlay::open(self.fs.clone(), &self.folder(name), note)
+        LocalOverlay::open(self.fs.clone(), &self.folder(name), note).map_err(|e| match e.kind() {
+            ErrorKind::Corrupt => e.context(format!("volume '{name}' is damaged")),
+            _ => e,
+        })
     }
 
     /// Looks for damage in the files of a volume that [`list`](Self::list) found, see [`LocalOverlay::check`].
     pub fn check(&self, found: &FoundVolume) -> Result<()> {
         found.record.as_ref().map_err(Clone::clone)?;
         LocalOverlay::check(&*self.fs, &found.folder)
+    }
+
+    /// Salvages what is whole of a volume's damaged journal, see [`LocalOverlay::repair`].
+    pub fn repair(&self, name: &ImageName, dry_run: bool) -> Result<Vec<SalvagedJournal>> {
+        self.look_up(name)?;
+        LocalOverlay::repair(&*self.fs, &self.folder(name), dry_run)
     }
 
     /// What the process that has a volume open left as its note, see [`LocalOverlay::read_lock_note`].

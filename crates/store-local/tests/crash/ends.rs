@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use gabion_store_core::{ErrorKind, overlay::Overlay as _, testing::FixedClock};
 use gabion_store_local::{
-    fs::{CrashFs, Fs, MemFs, make_folders},
+    fs::{CrashFs, Fs, FsFileExt as _, MemFs, OpenMode, make_folders, read_whole},
     overlay::Volumes,
     store::LocalStore,
 };
@@ -132,5 +132,53 @@ async fn a_volume_that_is_removed_is_whole_or_gone_and_nothing_of_it_comes_back(
             drop(volumes(&fs).create(rig::info(8192)).unwrap());
             assert_eq!(shown(&fs).unwrap(), None);
         }
+    });
+}
+
+/// A volume with a damaged journal opens once it is salvaged, or is salvaged again; the damaged file is kept.
+#[tokio::test]
+async fn a_volume_is_salvaged_or_not() {
+    let (crash, fs) = new();
+    make_folders(&*fs, Path::new(VOLUMES)).unwrap();
+    let overlay = volumes(&fs).create(rig::info(3 * 4096)).unwrap();
+    for block in 0..3 {
+        overlay.layers()[0].write(block, &[7 + block as u8; 4096]).unwrap();
+        overlay.flush().await.unwrap();
+    }
+    drop(overlay);
+    let folder = volumes(&fs).folder(&rig::image());
+    let damaged = |prefix: &str| {
+        let names = fs.read_dir(&folder).unwrap();
+        let is_it = |name: &&std::path::PathBuf| {
+            let name = name.to_string_lossy();
+            name.starts_with(prefix) && name.ends_with(".journal")
+        };
+        names.iter().find(is_it).map(|name| folder.join(name))
+    };
+    let journal = damaged("layer-").unwrap();
+    let file = fs.open(&journal, OpenMode::ReadWrite).unwrap();
+    // The second batch, behind the header and the first.
+    file.write_all_at(&[0xff], 1024 + 41).unwrap();
+    file.sync_data().unwrap();
+    drop(file);
+    let bytes = read_whole(&*fs, &journal, 1 << 24).unwrap();
+    let live = || assert_eq!(volumes(&fs).repair(&rig::image(), false).unwrap().len(), 1);
+    each_image(&crash, "a_volume_is_salvaged_or_not", live, |fs, reported| {
+        if let Err(e) = volumes(&fs).open(&rig::image(), None) {
+            assert!(e.kind() == ErrorKind::Corrupt && !reported, "{}", e.report());
+            volumes(&fs).repair(&rig::image(), false).unwrap();
+        }
+        assert!(volumes(&fs).repair(&rig::image(), false).unwrap().is_empty());
+        let overlay = volumes(&fs).open(&rig::image(), None).unwrap();
+        let layer = overlay.layers().remove(0);
+        assert_eq!(layer.data_blocks(), 2);
+        for (block, value) in [(0, 7), (2, 9)] {
+            let mut shown = [0; 4096];
+            layer.read(block * 4096, &mut shown).unwrap();
+            assert_eq!(shown, [value; 4096]);
+        }
+        let names = fs.read_dir(&folder).unwrap();
+        let kept = names.iter().find(|name| name.to_string_lossy().starts_with("damaged-")).unwrap();
+        assert!(read_whole(&*fs, &folder.join(kept), 1 << 24).unwrap() == bytes);
     });
 }

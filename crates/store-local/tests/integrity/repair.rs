@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use gabion_store_core::{
-    ChunkStore, IndexStore as _, Store,
+    BLOCK_SIZE, BlockDevice as _, ChunkStore, ErrorKind, IndexStore as _, Store,
     clock::Timestamp,
     ops::{Depth, Job, heal},
     stores::Healing,
@@ -11,6 +11,7 @@ use gabion_store_core::{
 };
 use gabion_store_local::{
     fs::{FaultFs, Fs, FsFault, MemFs, On},
+    overlay::LocalOverlay,
     store::{LocalStore, RepairOptions, RepairReport},
 };
 
@@ -242,5 +243,83 @@ async fn reads_heal_from_a_store_farther_away() {
     let store = open(&fs, STORE).unwrap().into_store();
     for (image, disk) in images() {
         assert!(content(&store, &image).await.unwrap() == disk, "image '{image}' is not healed");
+    }
+}
+
+/// A volume of three flushes, and one of them damaged: the journal's name, what the volume showed, and what it shows
+/// without that flush.
+async fn volume_without(flush: usize) -> (MemFs, String, Vec<u8>, Vec<u8>) {
+    let fs = MemFs::new();
+    let whole = make_volume(&fs).await;
+    let (path, mut bytes) =
+        files(&fs, Path::new(VOLUME)).into_iter().find(|(path, _)| path.ends_with(".journal")).unwrap();
+    bytes[512 * (1 + flush) + 41] ^= 1;
+    put(&fs, &path, &bytes);
+    let mut without = whole.clone();
+    let blocks = [0..1, 3..5, 5..7][flush].clone();
+    without[blocks.start * BLOCK_SIZE..blocks.end * BLOCK_SIZE].fill(0);
+    (fs, path, whole, without)
+}
+
+#[tokio::test]
+async fn what_is_whole_of_a_journal_is_salvaged() {
+    for flush in 0..2 {
+        let (fs, journal, _, without) = volume_without(flush).await;
+        let refused = open_volume(&fs).map(drop).unwrap_err();
+        let said = refused.report();
+        assert_eq!(refused.kind(), ErrorKind::Corrupt);
+        let told = format!("keep {flush} batches before it and {} behind", 2 - flush);
+        assert!(said.contains(&format!("batch {}", flush + 1)) && said.contains(&told), "{said}");
+
+        let before = files(&fs, Path::new(VOLUME));
+        let planned = LocalOverlay::repair(&fs, Path::new(VOLUME), true).unwrap();
+        assert_eq!(planned.len(), 1);
+        let sequence = flush as u64 + 1;
+        assert_eq!(planned[0].lost, [sequence..=sequence]);
+        assert_eq!(planned[0].blocks, [4, 3][flush]);
+        assert!(files(&fs, Path::new(VOLUME)) == before, "a dry run changed something");
+
+        let damaged = before.into_iter().find(|(path, _)| *path == journal).unwrap().1;
+        let done = LocalOverlay::repair(&fs, Path::new(VOLUME), false).unwrap();
+        assert_eq!(done, planned);
+        let volume = open_volume(&fs).unwrap();
+        assert!(whole(&volume).await.unwrap() == without, "without flush {flush}");
+        // It goes on as any other, and the damaged file is kept.
+        volume.write(0, vec![9; BLOCK_SIZE].into()).await.unwrap();
+        volume.flush().await.unwrap();
+        drop(volume);
+        let mut written = without;
+        written[..BLOCK_SIZE].fill(9);
+        assert!(whole(&open_volume(&fs).unwrap()).await.unwrap() == written);
+        let kept =
+            files(&fs, Path::new(VOLUME)).into_iter().find(|(path, _)| Path::new(path) == done[0].kept_as);
+        assert!(kept.unwrap().1 == damaged);
+        assert!(LocalOverlay::repair(&fs, Path::new(VOLUME), false).unwrap().is_empty());
+    }
+    // The last one can't be told from one that a crash tore: the volume opens without it.
+    let (fs, _, _, without) = volume_without(2).await;
+    assert!(LocalOverlay::repair(&fs, Path::new(VOLUME), false).unwrap().is_empty());
+    assert!(whole(&open_volume(&fs).unwrap()).await.unwrap() == without);
+}
+
+/// The process ends at each change of a file in turn; the volume opens as repaired or not at all, and the next repair
+/// does what is left.
+#[tokio::test]
+async fn a_salvage_that_is_cut_off_is_repeated() {
+    for skip in 0.. {
+        let (fs, _, _, without) = volume_without(1).await;
+        let faults = FaultFs::new(Arc::new(fs.clone()));
+        faults.fail(On::change().skip(skip).always(), FsFault::EIO);
+        let ended = LocalOverlay::repair(&faults, Path::new(VOLUME), false);
+        if let Ok(volume) = open_volume(&fs) {
+            assert!(whole(&volume).await.unwrap() == without, "cut off at change {skip}");
+        }
+        LocalOverlay::repair(&fs, Path::new(VOLUME), false).unwrap();
+        let volume = open_volume(&fs).unwrap();
+        assert!(whole(&volume).await.unwrap() == without, "cut off at change {skip}, then repaired");
+        if ended.is_ok() {
+            assert!(skip > 5, "it changes files");
+            break;
+        }
     }
 }

@@ -74,6 +74,26 @@ impl Inner {
     }
 }
 
+impl RemoteStore {
+    /// Which entries are there, by every locator that it takes to know.
+    async fn find_in_catalog(&self, keys: &[EntryKey], newest: bool) -> Vec<Result<bool>> {
+        let found = async {
+            if newest || self.0.locators.live().is_none() {
+                self.read_catalog().await?;
+            }
+            self.0.locators.find(keys).await
+        };
+        let found = match found.await {
+            Ok(found) => found,
+            Err(e) => return vec![Err(e); keys.len()],
+        };
+        let placed = |place: &Result<Option<Placement>>| Some((*place.as_ref().ok()?.as_ref()?, true));
+        let places: Vec<_> = found.iter().map(placed).collect();
+        let present = self.0.present(keys, &places);
+        found.into_iter().zip(present).map(|(place, present)| place.map(|_| present)).collect()
+    }
+}
+
 #[async_trait]
 impl ChunkStore for RemoteStore {
     async fn get(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<Bytes>> {
@@ -110,6 +130,24 @@ impl ChunkStore for RemoteStore {
             present[n] = found;
         }
         Ok(present)
+    }
+
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
+        let mut answers: Vec<Result<bool>> = keys.iter().map(|key| Ok(self.0.is_recent(key))).collect();
+        // What another host stored may be newer than the catalog as last seen.
+        for newest in [false, true] {
+            let open: Vec<usize> = (0..keys.len()).filter(|&n| !matches!(answers[n], Ok(true))).collect();
+            if open.is_empty() {
+                break;
+            }
+            let asked: Vec<EntryKey> = open.iter().map(|&n| keys[n]).collect();
+            let found = self.find_in_catalog(&asked, newest).await;
+            for (n, held) in open.into_iter().zip(found) {
+                answers[n] = held;
+            }
+        }
+        answers
     }
 
     async fn sync(&self) -> Result<Synced> {

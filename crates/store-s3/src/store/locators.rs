@@ -6,7 +6,7 @@
 //! **What may be asked**: a read may ask all it needs. "Is it there?" is best effort: "no" is always a good answer
 //! in a bucket, and costs an upload that could have been saved. So such questions have an [`Allowance`].
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -79,6 +79,8 @@ pub(super) struct Locators {
     open: Shelf<LocatorId, Arc<OpenLocator>>,
     pieces: Shelf<(LocatorId, u64), Bytes>,
     allowance: Mutex<Allowance>,
+    /// One question at a time loads locators: the next finds them in memory, and need not be allowed them again.
+    looking: tokio::sync::Mutex<()>,
 }
 
 impl Locators {
@@ -90,6 +92,7 @@ impl Locators {
             open: Shelf::new(LOCATORS),
             pieces: Shelf::new(PIECES),
             allowance: Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
         }
     }
 
@@ -185,20 +188,31 @@ impl Locators {
         let mut found = self.find_known(keys);
         let missing = |found: &[Option<_>]| found.iter().filter(|place| place.is_none()).count();
         self.allowance.lock().asked(missing(&found));
+        if missing(&found) == 0 {
+            return found;
+        }
+        let looking = self.looking.lock().await;
+        found = self.find_known(keys);
         let (all, own) = self.all();
-        let mut loaded = false;
-        for reference in &all {
+        let mut order: Vec<&LocatorRef> = all.iter().collect();
+        // A node is likely among the newest. A chunk can be anywhere: a request is to tell of as many as it can.
+        if kind == ChunkKind::Data {
+            order.sort_by_key(|reference| Reverse(reference.entries));
+        }
+        for reference in order {
             if missing(&found) == 0 {
                 break;
             }
             let in_memory = self.open.peek(&reference.id).is_some_and(|open| open.whole.is_some());
-            if !in_memory && self.allowance.lock().take(rows_len(reference)) {
-                loaded |= self.load_whole(reference).await.is_ok();
+            // What can't be loaded counts as absent.
+            if !in_memory
+                && self.allowance.lock().take(rows_len(reference))
+                && self.load_whole(reference).await.is_ok()
+            {
+                found = self.find_known(keys);
             }
         }
-        if loaded {
-            found = self.find_known(keys);
-        }
+        drop(looking);
         // A node that is there saves all below it, so it is worth a request of its own.
         if kind != ChunkKind::Data {
             for (n, reference) in all.iter().enumerate() {

@@ -36,7 +36,9 @@ async fn what_lies_there_decides_how_it_is_opened() {
     let e = open().await.unwrap_err();
     assert!(e.kind() == ErrorKind::Invalid && e.report().contains("s3://bucket/p"), "{}", e.report());
     // What only a newer library may write is read.
-    put(descriptor.encode().replace("\"features_write\": 0", "\"features_write\": 4")).await;
+    let mut newer = descriptor;
+    newer.features.write = 4;
+    put(newer.encode()).await;
     let store = open().await.unwrap();
     let e =
         store.put_map(gabion_store_core::types::MapId::from_bytes([1; 16]), "x".into()).await.unwrap_err();

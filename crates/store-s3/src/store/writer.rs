@@ -209,8 +209,11 @@ impl Writer {
     pub(super) async fn sync(self: &Arc<Self>) -> Result<()> {
         let _one = self.syncing.lock().await;
         self.upload_all().await?;
-        while self.write_locator().await? {}
-        Ok(())
+        // What is uploaded from now on is the next sync's.
+        if self.state.lock().naming.is_some() {
+            self.write_locator().await?;
+        }
+        self.write_locator().await
     }
 
     /// Writes a locator of what is durable, if that has become much.
@@ -228,9 +231,9 @@ impl Writer {
         }
     }
 
-    /// Names in a locator what is durable; `false` if all of it is named. Entries are found by the state or by a
+    /// Names in a locator what is durable and has no name. Entries are found by the state or by a
     /// locator at every moment; a locator that could not be written is tried again before the next one is begun.
-    async fn write_locator(&self) -> Result<bool> {
+    async fn write_locator(&self) -> Result<()> {
         let rows = {
             let mut state = self.state.lock();
             if state.naming.is_none() && !state.rows.is_empty() {
@@ -238,13 +241,13 @@ impl Writer {
             }
             state.naming.clone()
         };
-        let Some(rows) = rows else { return Ok(false) };
+        let Some(rows) = rows else { return Ok(()) };
         let id = LocatorId::random()?;
         let (reference, bytes) = blocking(move || encode(id, &rows)).await?;
         self.objects.put(&layout::locator_key(&id), bytes.clone().into()).await?;
         self.locators.adopt(reference, bytes)?;
         self.state.lock().naming = None;
-        Ok(true)
+        Ok(())
     }
 
     async fn upload_all(self: &Arc<Self>) -> Result<()> {

@@ -17,7 +17,9 @@ fn stored(home: &Home) -> u64 {
 
 /// An import of standard input, fed by the test: it is where the test wants it to be.
 fn import(home: &Home) -> Child {
-    let mut command = std::process::Command::new(binary());
+    // A process that was started with SIGINT ignored, as by `&` in a script, would hand that down.
+    let mut command = std::process::Command::new("env");
+    command.arg("--default-signal=INT").arg(binary());
     command.args(["import", "-", "vm"]).env("GABION_HOME", home.path("home")).current_dir(home.path(""));
     command
         .stdin(Stdio::piped())

@@ -1,6 +1,7 @@
 //! `check` in its depths, and `repair`: what is lost is named, what can be had is there again.
 
 use super::says;
+use crate::support::nbd::Client;
 use crate::support::{Home, Rng, files, tools};
 
 const MIB: usize = 1 << 20;
@@ -122,4 +123,86 @@ fn what_is_lost_is_named_or_fetched() {
     home.file("disk.raw", &disks[1]);
     home.run(["import", "disk.raw", "again"]);
     assert_whole(&home, &disks);
+}
+
+#[test]
+fn reads_that_meet_damage_are_answered_from_elsewhere_and_heal_it() {
+    let (home, disks) = home();
+    let backup = home.path("backup").to_string_lossy().into_owned();
+    home.run(["init", &backup]);
+    for image in ["vm1", "vm2"] {
+        home.run(["push", image, "--store", &backup]);
+    }
+    let packs = files(&home.path("home/store/packs"));
+    let damage = || {
+        for pack in packs.iter().filter(|pack| pack.metadata().expect("a file").len() > MIB as u64) {
+            flip(pack, MIB);
+        }
+    };
+    let healing = |arguments: &[&str]| tools::run(home.gabion(arguments).env("GABION_HEAL_FROM", &backup));
+    // What reads once heals, and so does what serves.
+    damage();
+    home.refuses(6, ["export", "vm1", "-"]);
+    assert!(healing(&["export", "vm1", "-"]) == disks[0]);
+    assert!(home.run(["export", "vm1", "-"]) == disks[0], "it is whole by itself now");
+    home.refuses(6, ["export", "vm2", "-"]);
+    let server = home.serve_under([&*format!("GABION_HEAL_FROM={backup}")], ["vm2"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    let mut read = vec![0; 2 * MIB];
+    client.read(0, &mut read).expect("a read");
+    assert!(read == disks[1]);
+    drop(client);
+    server.terminate();
+    assert_whole(&home, &disks);
+    // `repair` asks there, too; and a store that is away is no harm to what is whole.
+    for pack in files(&home.path("home/store/packs")) {
+        if pack.metadata().expect("a file").len() > MIB as u64 {
+            flip(&pack, MIB / 2);
+        }
+    }
+    says(&String::from_utf8_lossy(&healing(&["repair"])), &["fetch 2 entries", "whole"]);
+    std::fs::rename(&backup, home.path("away")).expect("a move");
+    assert!(healing(&["export", "vm1", "-"]) == disks[0]);
+    assert_whole(&home, &disks);
+}
+
+#[test]
+fn a_volume_is_salvaged() {
+    let (home, _) = home();
+    let server = home.serve(["v"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    for at in [0, MIB, 2 * MIB - 4096] {
+        client.write(at as u64, &[at as u8 + 1; 4096]).expect("a write");
+        client.flush().expect("a flush");
+    }
+    let mut all = vec![0; 2 * MIB];
+    client.read(0, &mut all).expect("a read");
+    drop(client);
+    server.kill();
+    let journal = files(&home.path("home/volumes"))
+        .into_iter()
+        .find(|path| path.to_string_lossy().ends_with("journal"))
+        .expect("a journal");
+    // The second of three batches.
+    flip(&journal, 1024 + 41);
+    let refused = home.refuses(6, ["serve", "v"]);
+    says(&refused, &["volume 'v'", "batch 2", "keep 1 batches before it and 1 behind", "repair --volume"]);
+    let repair = |more: &[&str]| {
+        String::from_utf8_lossy(&home.run([&["repair", "--volume", "v"][..], more].concat())).into_owned()
+    };
+    says(&repair(&["--dry-run"]), &["would salvage", "batch 2", "nothing was changed"]);
+    home.refuses(6, ["serve", "v"]);
+    says(&repair(&[]), &["salvaged", "LOST batch 2", "damaged-layer-", "check its file system"]);
+    says(&repair(&[]), &["nothing to salvage"]);
+    let server = home.serve(["v"]);
+    home.refuses(5, ["repair", "--volume", "v"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    let mut now = vec![0; 2 * MIB];
+    client.read(0, &mut now).expect("a read");
+    assert!(now[..MIB] == all[..MIB] && now[MIB + 4096..] == all[MIB + 4096..]);
+    assert!(now[MIB..MIB + 4096] != all[MIB..MIB + 4096], "the flush that is lost");
+    drop(client);
+    server.terminate();
+    home.run(["rm", "v", "--volume"]);
+    home.refuses(3, ["repair", "--volume", "v"]);
 }

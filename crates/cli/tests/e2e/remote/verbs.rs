@@ -56,6 +56,50 @@ fn every_verb_works_on_a_bucket() {
 }
 
 #[test]
+fn a_bucket_is_repaired_from_another_store() {
+    let net = Net::new();
+    let home = net.host();
+    let disk = noise(6, 20 * MIB);
+    home.file("disk.raw", &disk);
+    home.run(["init", &net.url("prod")]);
+    home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
+    home.run(["push", "vm1", "--store", &net.url("prod")]);
+    let packs: Vec<_> =
+        net.cloud.objects("images").into_iter().filter(|(key, _)| key.contains("/packs/")).collect();
+    assert!(packs.len() > 1);
+    let whole = || home.run(["check", "--content"]);
+    let damaged = || {
+        let checked = tools::output(&mut home.gabion(["check", "--content"]));
+        assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+        home.refuses(6, ["export", "vm1", "-"]);
+    };
+    whole();
+    // Bytes that rot in each pack, in its middle and near its ends.
+    for (key, bytes) in &packs {
+        let mut rotten = bytes.to_vec();
+        for at in [5000, bytes.len() / 2, bytes.len() - 8000] {
+            rotten[at] ^= 1;
+        }
+        net.cloud.put_object("images", key, rotten);
+    }
+    damaged();
+    let said = home.refuses(2, ["repair"]);
+    assert!(said.contains("--from"), "{said}");
+    let repair = || String::from_utf8_lossy(&home.run(["repair", "--from", "local"])).into_owned();
+    let said = repair();
+    assert!(said.contains("fetch") && said.contains("whole"), "{said}");
+    whole();
+    assert!(home.run(["export", "vm1", "-"]) == disk);
+    // What was healed lies in new packs; of the old ones one is lost.
+    net.cloud.remove_object("images", &packs[0].0);
+    damaged();
+    assert!(repair().contains("fetch"));
+    assert!(home.run(["export", "vm1", "-"]) == disk);
+    whole();
+    assert!(repair().contains("nothing to repair"));
+}
+
+#[test]
 fn names_of_stores_stand_before_images() {
     let net = Net::new();
     let home = net.stranger();

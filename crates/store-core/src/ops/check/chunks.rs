@@ -38,7 +38,7 @@ impl Check<'_> {
             let store = Arc::clone(&store);
             async move {
                 let results = match depth {
-                    Depth::Structure => present(&*store, batch).await?,
+                    Depth::Structure => present(&*store, batch).await,
                     Depth::Checksums | Depth::Hashes => read(&*store, batch, depth).await?,
                 };
                 Ok::<_, Error>((batch, results))
@@ -70,13 +70,13 @@ impl Check<'_> {
     }
 }
 
-async fn present(store: &dyn ChunkStore, batch: &[Need]) -> Result<Vec<Result<u64>>> {
+async fn present(store: &dyn ChunkStore, batch: &[Need]) -> Vec<Result<u64>> {
     let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
-    let present = store.contains(ChunkKind::Data, &ids).await?;
+    let held = store.holds(ChunkKind::Data, &ids).await;
     let missing = |id| {
         Error::corrupt(format!("chunk {id} is missing or damaged: import a disk that has it, to heal it"))
     };
-    Ok(ids.iter().zip(present).map(|(id, present)| if present { Ok(0) } else { Err(missing(id)) }).collect())
+    ids.iter().zip(held).map(|(id, held)| if held? { Ok(0) } else { Err(missing(id)) }).collect()
 }
 
 /// Reads chunks in their stored form, whose checksums the store compares; decodes and hashes them if asked.

@@ -36,6 +36,8 @@ async fn assert_holds(store: &dyn ChunkStore, kind: ChunkKind, expected: &[(Chun
     let present = store.contains(kind, &asked).await.expect("contains");
     let should: Vec<_> = expected.iter().map(|(_, bytes)| bytes.is_some()).collect();
     assert_eq!(present, should, "contains must answer for each {kind:?} entry in the order asked");
+    let held: Result<Vec<_>> = store.holds(kind, &asked).await.into_iter().collect();
+    assert_eq!(held.expect("holds"), should, "holds must answer for each {kind:?} entry in the order asked");
     for (id, bytes) in expected {
         if let Some(at_once) = store.try_get(kind, id) {
             assert_eq!(Some(&at_once), bytes.as_ref(), "try_get of {kind:?} entry {id} answered other bytes");
@@ -59,6 +61,7 @@ pub(super) async fn empty_batches(store: &dyn ChunkStore) {
         store.put(kind, Vec::new()).await.expect("put of nothing");
         store.put_encoded(kind, Vec::new()).await.expect("put_encoded of nothing");
         assert!(store.contains(kind, &[]).await.expect("contains of nothing").is_empty());
+        assert!(store.holds(kind, &[]).await.is_empty(), "holds of nothing");
         assert!(store.locate(kind, &[]).await.expect("locate of nothing").is_empty());
     }
     store.sync().await.expect("sync of nothing");

@@ -57,6 +57,21 @@ impl ChunkStore for FaultStore {
         Ok(present.into_iter().zip(self.bad(kind, ids)).map(there).collect())
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let begun = match self.begin(Call::Contains).await {
+            Ok(begun) => begun,
+            Err(e) => return vec![Err(e); ids.len()],
+        };
+        let present = self.chunks.holds(kind, ids).await;
+        if let Err(e) = begun.finish().await {
+            return vec![Err(e); ids.len()];
+        }
+        let missing = begun.is_missing();
+        let there =
+            |(present, bad): (Result<bool>, _)| Ok(present? && bad != Some(BadEntry::Missing) && !missing);
+        present.into_iter().zip(self.bad(kind, ids)).map(there).collect()
+    }
+
     async fn sync(&self) -> Result<Synced> {
         let begun = self.begin(Call::Sync).await?;
         let synced = self.chunks.sync().await?;

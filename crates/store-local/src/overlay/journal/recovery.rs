@@ -10,19 +10,18 @@ use std::{
     sync::Arc,
 };
 
-use gabion_store_core::{Error, Result, format::wire::has_crc, overlay::BlockStates};
+use gabion_store_core::{Error, Result, overlay::BlockStates};
 
 use super::{
-    HEADER_LEN, Header, Journal, MAX_LEN, SECTOR,
-    codec::{BATCH_HEAD_LEN, BatchHead, apply_payload},
+    HEADER_LEN, Header, Journal, SECTOR,
+    codec::{BatchHead, apply_payload},
+    salvage,
+    scan::{Scan, WINDOW},
 };
 use crate::{
     fs::{FsFile, FsFileExt as _},
     overlay::io_error,
 };
-
-/// Bytes read at once behind the last batch.
-const WINDOW: usize = 1 << 20;
 
 /// A sector that was reserved and not used.
 const ZEROS: [u8; SECTOR as usize] = [0; SECTOR as usize];
@@ -70,22 +69,7 @@ struct Found {
     padding: Option<u64>,
 }
 
-/// The journal that is being read.
-struct Scan<'a> {
-    file: &'a dyn FsFile,
-    path: &'a Path,
-    len: u64,
-}
-
-impl<'a> Scan<'a> {
-    fn new(file: &'a dyn FsFile, path: &'a Path) -> Result<Self> {
-        let len = file.len().map_err(|e| io_error("asking for the length of", path, e))?;
-        if !(HEADER_LEN..=MAX_LEN).contains(&len) {
-            return Err(Error::corrupt(format!("{} has {len} bytes: it is no journal", path.display())));
-        }
-        Ok(Self { file, path, len })
-    }
-
+impl Scan<'_> {
     fn all(&mut self, layer: u64, blocks: u64) -> Result<Found> {
         let header = self.header(layer)?;
         let mut states = BlockStates::new(blocks);
@@ -101,31 +85,6 @@ impl<'a> Scan<'a> {
         Ok(Found { header, states, end, sequence, dirty, padding })
     }
 
-    /// Whether there are only zeros from here to there, or to the end of the file.
-    fn is_zero(&self, from: u64, to: u64) -> Result<bool> {
-        let mut bytes = vec![0; to.min(self.len).saturating_sub(from) as usize];
-        self.read(&mut bytes, from)?;
-        Ok(bytes.iter().all(|byte| *byte == 0))
-    }
-
-    fn read(&self, buf: &mut [u8], offset: u64) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| io_error("reading", self.path, e))
-    }
-
-    fn header(&mut self, layer: u64) -> Result<Header> {
-        let mut sector = [0; HEADER_LEN as usize];
-        self.read(&mut sector, 0)?;
-        let header = Header::decode(&sector).map_err(|e| e.context(self.path.display().to_string()))?;
-        if header.layer != layer {
-            return Err(Error::corrupt(format!(
-                "{} belongs to layer {}, not to {layer}",
-                self.path.display(),
-                header.layer
-            )));
-        }
-        Ok(header)
-    }
-
     /// Applies the batch of `sequence` at `at`: its head, or `None` if there is no whole one.
     fn batch(
         &mut self,
@@ -134,27 +93,12 @@ impl<'a> Scan<'a> {
         sequence: u64,
         states: &mut BlockStates,
     ) -> Result<Option<BatchHead>> {
-        // The padding of the batch before may be cut off.
-        let left = self.len.saturating_sub(at);
-        if left < BATCH_HEAD_LEN as u64 {
-            return Ok(None);
-        }
-        let mut bytes = [0; BATCH_HEAD_LEN];
-        self.read(&mut bytes, at)?;
-        let Some(head) = BatchHead::find(&header.nonce, &bytes) else { return Ok(None) };
+        let Some(head) = self.head(header, at)? else { return Ok(None) };
         if head.sequence != sequence {
             let found = head.sequence;
             return Err(self.corrupt(at, sequence, format_args!("batch {found} stands in its place")));
         }
-        head.check().map_err(|e| e.context(format!("{} at {at}", self.path.display())))?;
-        if left < BATCH_HEAD_LEN as u64 + u64::from(head.payload_len) {
-            return Ok(None);
-        }
-        let mut payload = vec![0; head.payload_len as usize];
-        self.read(&mut payload, at + BATCH_HEAD_LEN as u64)?;
-        if !has_crc(&payload, head.payload_crc) {
-            return Ok(None);
-        }
+        let Some(payload) = self.payload(&head, at)? else { return Ok(None) };
         apply_payload(&payload, states).map_err(|e| self.corrupt(at, sequence, e))?;
         Ok(Some(head))
     }
@@ -181,7 +125,7 @@ impl<'a> Scan<'a> {
                 let offset = at + sector as u64 * SECTOR;
                 match BatchHead::find(&header.nonce, bytes) {
                     Some(later) if later.sequence > sequence => {
-                        return Err(self.damaged(header, end, sequence, (offset, later), states));
+                        return Err(self.damaged(header, end, sequence, later.sequence, states));
                     }
                     _ => dirty = Some(offset + bytes.len() as u64),
                 }
@@ -192,27 +136,20 @@ impl<'a> Scan<'a> {
     }
 
     /// The error of a damaged batch in the middle: what there is before it, and what behind it is whole.
-    fn damaged(
-        &mut self,
-        header: &Header,
-        at: u64,
-        sequence: u64,
-        (later_at, later): (u64, BatchHead),
-        states: &BlockStates,
-    ) -> Error {
+    fn damaged(&self, header: &Header, at: u64, sequence: u64, later: u64, states: &BlockStates) -> Error {
         let mut states = states.clone();
-        let (mut offset, mut next, mut whole) = (later_at, later.sequence, 0);
-        while let Ok(Some(head)) = self.batch(header, offset, next, &mut states) {
-            (offset, next, whole) = (offset + head.stride(), next + 1, whole + 1);
-        }
-        let (before, found, kept) = (sequence - 1, later.sequence, states.data_blocks());
+        let kept = match salvage::keep(self, header, at, sequence, &mut states) {
+            Ok(kept) => kept,
+            Err(error) => return error,
+        };
+        let (before, whole, blocks) = (sequence - 1, kept.whole, states.data_blocks());
         self.corrupt(
             at,
             sequence,
             format_args!(
-                "it is damaged, though batch {found} at {later_at} was written after it. Nothing was changed. \
-                 {before} batches before it and {whole} behind are whole and tell of {kept} blocks of data; \
-                 which other blocks were written is not known any more"
+                "it is damaged, though batch {later} was written after it. Nothing was changed. A repair of the \
+                 volume would keep {before} batches before it and {whole} behind, which tell of {blocks} blocks of \
+                 data; which other blocks were written is not known any more"
             ),
         )
     }
@@ -229,13 +166,5 @@ impl<'a> Scan<'a> {
             at += len;
         }
         Ok(())
-    }
-
-    fn corrupt(&self, at: u64, sequence: u64, why: impl std::fmt::Display) -> Error {
-        Error::corrupt(format!(
-            "{} at offset {at}, batch {sequence}: {why}; restore the volume's folder from a backup, or \
-             start a new volume from its last checkpoint",
-            self.path.display()
-        ))
     }
 }

@@ -249,6 +249,7 @@ async fn entries_are_found_in_a_large_locator_by_pages() {
         .collect();
     rows.push((EntryKey::new(DATA, id), place));
     rows.sort_unstable_by_key(|(key, _)| *key);
+    let (absent, _) = chunk(2, 100);
     let large = LocatorId::random().expect("randomness");
     let encoded = locator::encode(large, &rows).expect("a locator");
     let path = Path::from(format!("a/prefix/{}", layout::locator_key(&large)));
@@ -265,9 +266,37 @@ async fn entries_are_found_in_a_large_locator_by_pages() {
     bucket.requests();
     assert_eq!(other.contains(DATA, &[id]).await.expect("contains"), [false], "not worth five mebibytes");
     assert_eq!(bucket.requests().len(), 1, "the catalog alone");
+    let held: Vec<bool> =
+        other.holds(DATA, &[id, absent]).await.into_iter().collect::<Result<_>>().expect("holds");
+    assert_eq!(held, [true, false], "whatever it costs");
+    let other = open(&bucket).await;
+    other.read_catalog().await.expect("the catalog");
+    bucket.requests();
     assert_eq!(other.get(DATA, &[id]).await.remove(0).expect("it is there"), bytes);
     let requests = bucket.requests();
     assert!(requests.len() <= 3 && bytes_of(&requests) < 1 << 21, "head, page, pack: {requests:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_side_by_side_are_allowed_a_locator_once() {
+    let bucket = Bucket::new();
+    let mut entries = Vec::new();
+    for seed in 1..=4 {
+        let store = init_or_open(&bucket, seed == 1).await;
+        entries.push(chunk(seed, 20_000));
+        store.put(DATA, vec![entries[entries.len() - 1].clone()]).await.expect("put");
+        publish(&store).await;
+    }
+    let other = open(&bucket).await;
+    let ids: Vec<ChunkId> = entries.iter().map(|(id, _)| *id).collect();
+    let questions = (0..16).map(|_| other.contains(DATA, &ids));
+    for answer in futures::future::join_all(questions).await {
+        assert_eq!(answer.expect("contains"), [true; 4], "four small locators are worth their requests");
+    }
+}
+
+async fn init_or_open(bucket: &Arc<Bucket>, first: bool) -> crate::RemoteStore {
+    if first { init(bucket, packs_of(1 << 20)).await } else { open(bucket).await }
 }
 
 /// Ids that are spread as hashes are.
