@@ -63,7 +63,7 @@ impl History {
     pub(crate) fn begin(&self, writes: &[(Range<usize>, u8)]) -> Began {
         let (at, mut events) = (self.now(), self.events());
         let first = events.writes.len();
-        for (bytes, tag) in writes {
+        for (bytes, tag) in writes.iter().filter(|(bytes, _)| !bytes.is_empty()) {
             let units = bytes.start / UNIT..bytes.end / UNIT;
             let tags = vec![*tag; units.len()];
             events.writes.push(Event { began: at, ended: OPEN, units, tags });
