@@ -360,7 +360,7 @@ async fn live(mut rng: Rng, go_away: bool) {
         let mut asks = Vec::new();
         for turn in 0..3 {
             // One of its own, or one that others publish, too.
-            let new = if rng.below(6) == 0 { 5 } else { u64::from(number) * 10 + turn };
+            let new = if rng.below(3) == 0 { 5 } else { u64::from(number) * 10 + turn };
             let ask = match rng.below(10) {
                 0..4 => Ask::Append(new),
                 4 => Ask::Create(new),

@@ -1,6 +1,15 @@
 //! Requests of several clients to the same blocks, beside flushes, checkpoints and callers that go away.
 
-use std::{ops::Range, path::Path, pin::pin, sync::Arc, task::Poll};
+use std::{
+    ops::Range,
+    path::Path,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+};
 
 use bytes::Bytes;
 use gabion_store_core::{
@@ -28,12 +37,24 @@ const IMAGES: usize = 4;
 /// What a client asks for.
 #[derive(Clone, Debug)]
 enum Request {
-    Write { bytes: Range<usize>, tag: u8, at_once: bool },
+    Write {
+        bytes: Range<usize>,
+        tag: u8,
+        at_once: bool,
+    },
     Trim(Range<usize>),
-    Zero { bytes: Range<usize>, no_hole: bool },
-    Read { bytes: Range<usize>, at_once: bool },
+    Zero {
+        bytes: Range<usize>,
+        no_hole: bool,
+    },
+    Read {
+        bytes: Range<usize>,
+        at_once: bool,
+    },
     Flush,
     Checkpoint,
+    /// Looks at what the power failing would leave now, whatever is under way.
+    PowerFailure,
 }
 
 /// A request, and after how many polls its caller goes away, if he does.
@@ -83,6 +104,7 @@ fn workload(rng: &mut Rng, mix: Mix) -> Vec<Vec<Asked>> {
     }
     if mix.flush {
         lists.push((0..2).map(|_| (Request::Flush, polls(rng))).collect());
+        lists.push((0..2).map(|_| (Request::PowerFailure, None)).collect());
     }
     if mix.checkpoint {
         lists.push((0..2).map(|_| (Request::Checkpoint, polls(rng))).collect());
@@ -98,6 +120,8 @@ struct Client {
     history: History,
     /// What the volume lies on, if power failures are looked at.
     power: Option<CrashFs>,
+    /// When the last flush began of those that were answered.
+    flushed: Arc<AtomicU64>,
     seed: u64,
 }
 
@@ -147,17 +171,19 @@ impl Client {
             Request::Flush => {
                 let began = self.history.now();
                 self.volume.flush().await.unwrap();
-                if let Some(power) = &self.power {
-                    self.assert_durable(power, began).await;
-                }
+                self.flushed.fetch_max(began, Ordering::Relaxed);
+                self.assert_durable().await;
             }
+            Request::PowerFailure => self.assert_durable().await,
             Request::Checkpoint => drop(self.checkpoint().await),
         }
     }
 
-    /// Every write that was answered before the flush began survives the power failing now, and so does the disk: each
-    /// unit is what it was at some moment since.
-    async fn assert_durable(&self, power: &CrashFs, began: u64) {
+    /// If the power fails now, every write is there that was answered before the last flush began that was answered,
+    /// and so is the disk: each unit is what it was at some moment since.
+    async fn assert_durable(&self) {
+        let Some(power) = &self.power else { return };
+        let began = self.flushed.load(Ordering::Relaxed);
         let point = power.crash();
         let ended = self.history.now();
         for image in point.images(self.seed, IMAGES) {
@@ -213,7 +239,7 @@ async fn live(mut rng: Rng, mix: Mix, power_fails: bool) {
     let home = Arc::new(home());
     let history = History::default();
     let volume = open(&fs, &home).await;
-    let client = Client { volume, home, history, power, seed: rng.next() };
+    let client = Client { volume, home, history, power, flushed: Arc::default(), seed: rng.next() };
     // A disk that is written all over, so that what is filled up comes from the layer or, later, from the base.
     if rng.below(3) > 0 {
         client.request(Request::Write { bytes: 0..SIZE, tag: 100, at_once: true }).await;
