@@ -54,9 +54,9 @@ impl History {
         self.0.events.lock().unwrap()
     }
 
-    /// Another moment.
+    /// Another moment, from 1 on.
     pub(crate) fn now(&self) -> Moment {
-        self.0.moment.fetch_add(1, Ordering::Relaxed)
+        self.0.moment.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// A request begins that writes this to these ranges of bytes, each at some moment.
