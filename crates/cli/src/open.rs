@@ -285,7 +285,7 @@ pub(crate) fn make_folders(folder: &std::path::Path) -> Result<()> {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    gabion_store_core::blocking::spawn_blocking(work)
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?
 }

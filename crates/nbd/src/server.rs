@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gabion_store_core::{BlockDevice, Error, ErrorKind, Result};
+use gabion_store_core::{BlockDevice, Error, ErrorKind, Result, blocking::spawn_blocking};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -85,7 +85,7 @@ impl ServerBuilder {
         let exports = Exports::new(self.exports)?;
         let path = std::path::absolute(path.as_ref())
             .map_err(|error| Error::io("can't make the socket's path absolute", error))?;
-        let (socket, listener) = tokio::task::spawn_blocking(move || SocketFile::bind(&path))
+        let (socket, listener) = spawn_blocking(move || SocketFile::bind(&path))
             .await
             .map_err(|error| Error::with_source(ErrorKind::Cancelled, "binding the socket", error))??;
         let listener =

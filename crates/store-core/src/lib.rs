@@ -8,6 +8,7 @@
 //!
 //! Invariant: this crate names no other crate of the workspace, opens no file and no socket.
 
+pub mod blocking;
 pub mod chunking;
 pub mod clock;
 pub mod device;

@@ -103,7 +103,7 @@ pub(crate) fn stop_signal() -> impl Future<Output = ()> {
 
 /// Runs what blocks on a thread for that.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
+    gabion::core::blocking::spawn_blocking(work)
         .await
         .map_err(|e| Error::with_source(gabion::core::ErrorKind::Unavailable, "a worker died", e))?
 }

@@ -6,9 +6,7 @@ use futures::{StreamExt, stream};
 
 use super::{Job, Progress};
 use crate::{
-    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result,
-    index::Index,
-    sync::{JoinError, spawn, spawn_blocking},
+    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, blocking::spawn_blocking, index::Index, sync::spawn,
     volume::IndexBase,
 };
 
@@ -78,7 +76,7 @@ pub async fn export<S: DiskSink>(
     Ok((sink, done))
 }
 
-fn died(error: JoinError) -> Error {
+fn died(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::with_source(ErrorKind::Unavailable, "a worker of the export died", error)
 }
 

@@ -10,13 +10,14 @@ use tokio::sync::mpsc;
 use super::{Job, Progress};
 use crate::{
     BLOCK_SIZE, BlockRange, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
+    blocking::{Blocking, spawn_blocking},
     chunking::{Chunking, Cutter, DiskSource, Segment, Segments},
     format::{
         codec::{Compression, Encoded, Encoder},
         node::{level_for, span},
     },
     index::{Change, Index, IndexWriter, Target, Written},
-    sync::{JoinError, JoinHandle, Mutex, spawn, spawn_blocking},
+    sync::{Mutex, spawn},
     types::{MAX_DISK_SIZE, blocks_for, chunk_id},
 };
 
@@ -108,7 +109,7 @@ pub async fn ingest<S: DiskSource + 'static>(
     Ok(Ingested { index, size, written, stats })
 }
 
-fn died(error: &JoinError) -> Error {
+fn died(error: &impl std::error::Error) -> Error {
     Error::new(ErrorKind::Unavailable, format!("a worker of the import died: {error}"))
 }
 
@@ -116,7 +117,7 @@ fn died(error: &JoinError) -> Error {
 struct Reading {
     batches: mpsc::Receiver<Vec<Segment>>,
     /// Size of the disk, once it has been read to its end.
-    size: JoinHandle<Result<u64>>,
+    size: Blocking<Result<u64>>,
 }
 
 fn read_ahead<S: DiskSource + 'static>(mut segments: Segments<S>) -> Reading {

@@ -17,12 +17,12 @@ use bytes::Bytes;
 
 use crate::{
     CheckpointId, ChunkId, ChunkKind, Error, ErrorKind, ImageName, NodeId, Result, Store,
+    blocking::spawn_blocking,
     format::{
         image_map::{ImageMap, MapWriter, MappedChunk},
         image_record::ImageRecord,
         rows::EntryKey,
     },
-    sync::spawn_blocking,
     types::MapId,
 };
 

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::one_each;
 use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     format::codec::{Encoded, MAX_RAW_LEN},
     store::{Placement, Synced, get_one},
     sync::{Handle, Mutex},
@@ -125,9 +126,9 @@ fn verify_all<T: Entry>(kind: ChunkKind, ids: &[ChunkId], answers: Vec<Result<T>
 async fn verify<T: Entry>(kind: ChunkKind, ids: &[ChunkId], answers: Vec<Result<T>>) -> Vec<Result<T>> {
     let weight: usize = answers.iter().flatten().map(Entry::weight).sum();
     match Handle::try_current() {
-        Ok(runtime) if weight > HASH_INLINE_MAX => {
+        Ok(_) if weight > HASH_INLINE_MAX => {
             let owned = ids.to_vec();
-            let hashed = runtime.spawn_blocking(move || verify_all(kind, &owned, answers)).await;
+            let hashed = spawn_blocking(move || verify_all(kind, &owned, answers)).await;
             hashed.unwrap_or_else(|e| {
                 let stopped = Error::with_source(ErrorKind::Cancelled, "verifying entries was stopped", e);
                 vec![Err(stopped); ids.len()]

@@ -111,13 +111,6 @@ impl Handle {
         spawn(future)
     }
 
-    pub fn spawn_blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> JoinHandle<T> {
-        spawn_blocking(work)
-    }
-
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         shuttle::future::block_on(future)
     }

@@ -9,6 +9,8 @@
 //! and are used as they are, each call of them one step; atomics are counters and flags beside a lock, and
 //! count as part of the step that touches them. Memory orderings are not explored.
 //!
+//! What blocks goes through [`blocking`](crate::blocking), which stands on this.
+//!
 //! Not part of the public interface.
 
 #[cfg(feature = "shuttle")]

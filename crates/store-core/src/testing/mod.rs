@@ -2,12 +2,15 @@
 //! that stands still. Behind the feature `testing`; panics are how they report.
 
 mod clock;
+mod conductor;
 pub mod conformance;
 mod fault_store;
 mod gate;
 mod rng;
 
 pub use clock::FixedClock;
+pub use conductor::{Conductor, Installed};
+pub(crate) use conductor::{Turn, conducted_bytes};
 pub use fault_store::{BadEntry, Call, Fault, FaultStore};
 pub use gate::Gate;
 pub use rng::Rng;

@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use super::IndexBase;
-use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, sync::spawn_blocking};
+use crate::{BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, blocking::spawn_blocking};
 
 /// The lowest layer of a disk. What it does not cover reads as zeros.
 #[derive(Debug)]

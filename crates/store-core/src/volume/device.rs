@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     BLOCK_SIZE, BlockDevice, BlockRange, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     device::{Allocation, DeviceInfo, StatusExtent, ZeroMode},
-    sync::spawn_blocking,
     types::check_range,
 };
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{Base, Place, View};
 use crate::{
     BLOCK_SIZE, BlockRange, Result,
+    blocking::wait_for,
     chunking::{DiskSource, Next},
     sync::Handle,
     types::blocks_for,
@@ -40,7 +41,7 @@ impl FrozenSource {
             match place {
                 Place::Zero => to.fill(0),
                 Place::Layer(layer) => layer.read(at, to)?,
-                Place::Base => self.runtime.block_on(self.view.base.read(at, to))?,
+                Place::Base => wait_for(&self.runtime, self.view.base.read(at, to))?,
             }
             done += part;
         }

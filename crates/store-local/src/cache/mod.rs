@@ -31,6 +31,7 @@ use std::{
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkId, ChunkKind, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     sync::{Handle, Mutex, RwLock},
     types::id_of,
 };
@@ -174,7 +175,7 @@ impl DiskCache {
             };
             let found = match Handle::try_current() {
                 // A read that was stopped with its runtime found nothing.
-                Ok(runtime) => runtime.spawn_blocking(read).await.unwrap_or_default(),
+                Ok(_) => spawn_blocking(read).await.unwrap_or_default(),
                 Err(_) => read(),
             };
             for (at, bytes) in found {

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkId, ChunkKind,
+    blocking::spawn_blocking,
     sync::{Handle, Mutex},
 };
 use tokio::sync::Notify;
@@ -111,7 +112,7 @@ pub(super) fn hand_over(cache: &Arc<Inner>, entries: Vec<Entry>) {
         }
     };
     match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(serve)),
+        Ok(_) => drop(spawn_blocking(serve)),
         Err(_) => serve(),
     }
 }

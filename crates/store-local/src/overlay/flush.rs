@@ -7,9 +7,7 @@
 use std::sync::Arc;
 
 use gabion_store_core::{
-    Error, ErrorKind, Result,
-    overlay::BlockStates,
-    sync::{Mutex, spawn_blocking},
+    Error, ErrorKind, Result, blocking::spawn_blocking, overlay::BlockStates, sync::Mutex,
 };
 use tokio::sync::watch;
 

@@ -32,8 +32,9 @@ use std::{
 use async_trait::async_trait;
 use gabion_store_core::{
     CheckpointId, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     overlay::{Layer, Overlay},
-    sync::{Mutex, RwLock, spawn_blocking},
+    sync::{Mutex, RwLock},
     types::blocks_for,
 };
 

@@ -1,12 +1,13 @@
 //! The store's folder: its objects by key, with errors that name them.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use gabion_store_core::{Error, ErrorKind, Result};
+use gabion_store_core::{Error, ErrorKind, Result, sync::Mutex};
 
 use crate::fs::{self, Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
 
@@ -18,11 +19,14 @@ const LOCK_KEY: &str = "lock";
 pub(super) struct Folder {
     fs: Arc<dyn Fs>,
     root: PathBuf,
+    /// Folders whose last sync failed: a name that they show is not durable. Who wrote it was told of an error, and may
+    /// look whether it is there.
+    in_doubt: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Folder {
     pub(super) fn new(fs: Arc<dyn Fs>, root: &Path) -> Self {
-        Self { fs, root: root.to_path_buf() }
+        Self { fs, root: root.to_path_buf(), in_doubt: Arc::default() }
     }
 
     pub(super) fn fs(&self) -> &dyn Fs {
@@ -63,13 +67,18 @@ impl Folder {
         }
     }
 
-    /// All bytes of an object of at most `max` bytes, or `None` if it does not exist.
+    /// All bytes of an object of at most `max` bytes, or `None` if it does not exist. What this process changed of it
+    /// is durable then, even if that failed at first.
     pub(super) fn read(&self, key: &str, max: u64) -> Result<Option<Vec<u8>>> {
-        match fs::read_whole(self.fs(), &self.path(key), max) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(self.error("reading", key, e)),
+        let found = match fs::read_whole(self.fs(), &self.path(key), max) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(self.error("reading", key, e)),
+        };
+        if self.in_doubt.lock().contains(parent(key)) {
+            self.sync_dir(parent(key))?;
         }
+        Ok(found)
     }
 
     /// Length of an object in bytes.
@@ -90,7 +99,9 @@ impl Folder {
 
     /// Replaces an object, atomically and durably.
     pub(super) fn replace(&self, key: &str, bytes: &[u8]) -> Result<()> {
-        fs::replace(self.fs(), &self.path(key), bytes).map_err(|e| self.error("writing", key, e))
+        let replaced = fs::replace(self.fs(), &self.path(key), bytes);
+        self.synced(parent(key), replaced.is_ok());
+        replaced.map_err(|e| self.error("writing", key, e))
     }
 
     /// Writes a new object in pieces and makes it durable with its name. Nothing stays after an error.
@@ -140,7 +151,18 @@ impl Folder {
     }
 
     pub(super) fn sync_dir(&self, key: &str) -> Result<()> {
-        self.fs.sync_dir(&self.path(key)).map_err(|e| self.error("syncing", key, e))
+        let done = self.fs.sync_dir(&self.path(key));
+        self.synced(key, done.is_ok());
+        done.map_err(|e| self.error("syncing", key, e))
+    }
+
+    /// Remembers how the sync of a folder ended. Unlike bytes, names are what its next sync is about, too.
+    fn synced(&self, folder: &str, done: bool) {
+        let mut in_doubt = self.in_doubt.lock();
+        match done {
+            true => in_doubt.remove(folder),
+            false => in_doubt.insert(folder.to_owned()),
+        };
     }
 
     /// Names in a folder, as far as they are text; empty if there is no such folder.

@@ -35,6 +35,7 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 
 use gabion_store_core::{
     ChunkId, ChunkKind, Error, ErrorKind, Result, Store,
+    blocking::spawn_blocking,
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
@@ -399,7 +400,7 @@ impl Inner {
             }
         };
         match Handle::try_current() {
-            Ok(runtime) if !busy => drop(runtime.spawn_blocking(seal)),
+            Ok(_) if !busy => drop(spawn_blocking(seal)),
             _ => seal(),
         }
     }

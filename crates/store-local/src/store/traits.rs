@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, ImageName, IndexStore, Result,
+    blocking::spawn_blocking,
     format::{catalog::Catalog, codec::Encoded, descriptor::Descriptor, image_record::ImageRecord, layout},
     store::{Placement, Synced, Version, Versioned},
-    sync::spawn_blocking,
     types::MapId,
 };
 

@@ -37,6 +37,8 @@ use crate::fs::{FsFile, FsFileExt as _};
 /// Longest write in bytes: large enough that the call itself costs nothing, small enough that the buffer
 /// stays in the processor's cache.
 const MAX_WRITE: usize = 1 << 20;
+/// Entries after which a pack is full however small they are, so that its tables take little memory.
+const MAX_ENTRIES: usize = 1 << 16;
 
 /// A pack that is being written.
 #[derive(Debug)]
@@ -151,14 +153,18 @@ impl Writer {
         let mut rest = VecDeque::from(absent(entries));
         while let Some(next) = rest.front() {
             // A pack holds an entry once: one that was found damaged in it goes into another.
-            let closed = |pack: &mut OpenPack| pack.len >= self.target || pack.keys.contains(&next.key());
+            let closed = |pack: &mut OpenPack| self.is_full(pack) || pack.keys.contains(&next.key());
             full.extend(front.pack.take_if(closed).map(|pack| self.enter(pack)));
             if let Err(e) = self.append_some(&mut front, &mut rest) {
                 return (full, Err(e));
             }
         }
-        full.extend(front.pack.take_if(|pack| pack.len >= self.target).map(|pack| self.enter(pack)));
+        full.extend(front.pack.take_if(|pack| self.is_full(pack)).map(|pack| self.enter(pack)));
         (full, Ok(()))
+    }
+
+    fn is_full(&self, pack: &OpenPack) -> bool {
+        pack.len >= self.target || pack.entries.len() >= MAX_ENTRIES
     }
 
     /// Writes entries off the front of `rest`, at least one, in one write into one pack.
@@ -166,9 +172,12 @@ impl Writer {
         let Front { pack: open, buffer } = front;
         buffer.clear();
         let mut placed: Vec<PackEntry> = Vec::new();
-        let start = open.as_ref().map_or(pack::HEADER_LEN as u64, |pack| pack.len);
+        let (start, count) =
+            open.as_ref().map_or((pack::HEADER_LEN as u64, 0), |pack| (pack.len, pack.entries.len()));
         while let Some(next) = rest.pop_front_if(|next| {
-            let full = start + buffer.len() as u64 >= self.target || buffer.len() + next.len() > MAX_WRITE;
+            let full = start + buffer.len() as u64 >= self.target
+                || count + placed.len() >= MAX_ENTRIES
+                || buffer.len() + next.len() > MAX_WRITE;
             let there = open.as_ref().is_some_and(|pack| pack.keys.contains(&next.key()));
             buffer.is_empty() || !(full || there)
         }) {

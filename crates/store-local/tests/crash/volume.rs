@@ -165,3 +165,23 @@ async fn short_and_interrupted_reads_and_writes() {
     }
     budget.end();
 }
+
+/// The name of a checkpoint is in its place, but the sync of its folder fails: who looks again makes it durable first,
+/// or is told of the failure, too. Otherwise a power failure would take back what was reported.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_whose_name_is_not_durable_is_not_reported() {
+    let mut budget = Budget::new("a_record_whose_name_is_not_durable_is_not_reported", 1);
+    while let Some(seed) = budget.round() {
+        for failures in [1, 2] {
+            let (mut life, process) = begin(seed).await;
+            life.request(&process).await.unwrap();
+            life.below.fail(On::op(FsOp::SyncDir).path("/images").times(failures), FsFault::EIO);
+            let done = life.checkpoint(&process).await;
+            assert_eq!(done.is_ok(), failures == 1, "{done:?}");
+            assert!(life.below.heal());
+            drop(process);
+            survive_all(&mut life, &mut budget, IMAGES).await;
+        }
+    }
+    budget.end();
+}

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use gabion_store_core::{
     Error, ErrorKind, Result, Store,
+    blocking::spawn_blocking,
     clock::{Clock, SystemClock},
     format::{
         catalog::Catalog,
@@ -241,7 +242,7 @@ fn writes(single: bool) -> Writes {
 
 /// Runs what takes the processor's time, or blocks, where that is allowed.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match spawn_blocking(work).await {
         Ok(done) => done,
         Err(e) => Err(Error::with_source(ErrorKind::Cancelled, "the store's work was cut off", e)),
     }

@@ -7,9 +7,9 @@ use futures::{StreamExt as _, stream};
 use super::{Check, Depth};
 use crate::{
     BLOCK_SIZE, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
     format::{codec::Encoded, rows::EntryKey},
     ops::Progress,
-    sync::spawn_blocking,
     types::chunk_id,
 };
 

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
-use crate::{ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result, format::codec::Encoded, types::id_of};
+use crate::{
+    ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result, blocking::spawn_blocking,
+    format::codec::Encoded, types::id_of,
+};
 
 /// Fetches entries in their stored form, one per id, and what `read` makes of their bytes. Each is decoded and
 /// hashed, away from the runtime's own threads.

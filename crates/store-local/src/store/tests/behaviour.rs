@@ -1,6 +1,6 @@
 //! Putting, finding, reading, merging.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
@@ -15,7 +15,7 @@ use gabion_store_core::{
 
 use super::{
     super::{LocalStore, LocalStoreOptions},
-    fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, on_disk},
+    fixture::{Fixture, KIND, assert_holds, assert_lacks, entries, ids, on_disk, options},
 };
 use crate::fs::{Fs, OpenMode, StdFs};
 
@@ -34,6 +34,32 @@ async fn what_is_put_is_read_before_and_after_sync_and_by_others_after_it() {
     // The handle that was open before sees it after a miss.
     assert_holds(&other, &small).await;
     assert_holds(&f.other(), &small).await;
+}
+
+/// However small they are: their tables are kept in memory until the pack is sealed.
+#[tokio::test]
+async fn a_pack_is_full_of_many_entries_too() {
+    let f = Fixture::new();
+    let store = LocalStore::open_with(
+        Arc::new(f.mem.clone()),
+        Path::new("/s"),
+        LocalStoreOptions { pack_target: 64 << 20, ..options() },
+    )
+    .unwrap();
+    let many: Vec<_> = (0..(1 << 16) + 9_u32)
+        .map(|n| Bytes::copy_from_slice(&n.to_le_bytes()))
+        .map(|bytes| (id_of(KIND, &bytes), bytes))
+        .collect();
+    for part in many.chunks(10_000) {
+        store.put(KIND, part.to_vec()).await.unwrap();
+    }
+    store.sync().await.unwrap();
+    let packs = store.packs().unwrap();
+    let mut counts: Vec<_> =
+        packs.iter().map(|id| store.verify_pack(*id, false).unwrap().entries.len()).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [9, 1 << 16]);
+    assert_holds(&store, &many[65_000..]).await;
 }
 
 #[tokio::test]
@@ -208,14 +234,12 @@ async fn answers_name_the_generation_they_were_given_under() {
 #[test]
 fn only_stores_open() {
     let f = Fixture::new();
-    let open =
-        |path: &str| LocalStore::open(std::sync::Arc::new(f.mem.clone()), Path::new(path)).unwrap_err();
+    let open = |path: &str| LocalStore::open(Arc::new(f.mem.clone()), Path::new(path)).unwrap_err();
     assert_eq!(open("/nowhere").kind(), ErrorKind::NotFound);
     f.fs().create_dir(Path::new("/plain")).unwrap();
     assert_eq!(open("/plain").kind(), ErrorKind::Invalid);
-    let init = |path: &str| {
-        LocalStore::init(std::sync::Arc::new(f.mem.clone()), Path::new(path), &FixedClock::default())
-    };
+    let init =
+        |path: &str| LocalStore::init(Arc::new(f.mem.clone()), Path::new(path), &FixedClock::default());
     assert_eq!(init("/s").unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(init("/no/parent").unwrap_err().kind(), ErrorKind::NotFound);
     f.fs().open(Path::new("/plain/letter"), OpenMode::CreateNew).unwrap();
@@ -229,7 +253,7 @@ fn only_stores_open() {
     for (key, kind) in [("catalog", ErrorKind::Corrupt), ("gabion.json", ErrorKind::Invalid)] {
         let g = Fixture::new();
         g.fs().remove_file(&Path::new("/s").join(key)).unwrap();
-        let e = LocalStore::open(std::sync::Arc::new(g.mem.clone()), Path::new("/s")).unwrap_err();
+        let e = LocalStore::open(Arc::new(g.mem.clone()), Path::new("/s")).unwrap_err();
         assert_eq!(e.kind(), kind, "{e}");
     }
 }
@@ -238,7 +262,7 @@ fn only_stores_open() {
 fn an_interrupted_init_is_finished_by_the_next() {
     let f = Fixture::new();
     f.fs().remove_file(Path::new("/s/gabion.json")).unwrap();
-    let again = LocalStore::init(std::sync::Arc::new(f.mem.clone()), Path::new("/s"), &FixedClock::default());
+    let again = LocalStore::init(Arc::new(f.mem.clone()), Path::new("/s"), &FixedClock::default());
     assert!(again.is_ok());
 }
 

@@ -46,7 +46,7 @@ async fn a_pack_waits_for_an_earlier_one_that_is_slower() {
         Ok(())
     });
     store.put(KIND, first.clone()).await.unwrap();
-    tokio::task::spawn_blocking(move || arrived.recv()).await.unwrap().unwrap();
+    gabion_store_core::blocking::spawn_blocking(move || arrived.recv()).await.unwrap().unwrap();
     store.put(KIND, second.clone()).await.unwrap();
     sealing(&store, 1).await;
     assert_holds(&store, &second).await;
