@@ -9,6 +9,7 @@ use std::{
     sync::PoisonError,
 };
 
+use shuttle::sync::atomic::{AtomicBool, Ordering};
 pub use shuttle::{
     future::{JoinError, JoinHandle, spawn},
     sync::{RwLockReadGuard, RwLockWriteGuard},
@@ -18,7 +19,7 @@ pub use shuttle::{
 #[derive(Default)]
 pub struct Mutex<T: ?Sized>(shuttle::sync::Mutex<T>);
 
-/// A [`Mutex`] held. `None` only while a [`Condvar`] has it.
+/// A [`Mutex`] held. `None` only while a [`Condvar`] has it, and at its end.
 pub struct MutexGuard<'a, T: ?Sized>(Option<shuttle::sync::MutexGuard<'a, T>>);
 
 /// A lock that may be shared.
@@ -119,6 +120,17 @@ impl Handle {
 /// A task of its own: every task has a stack here, and may stop in the midst of its work.
 pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     spawn(async { work() })
+}
+
+impl<T: ?Sized> Drop for MutexGuard<'_, T> {
+    /// Shuttle chooses before each step of its own. What follows a release may be none (a channel, a waker of `tokio`), and
+    /// others must be able to come before it.
+    fn drop(&mut self) {
+        drop(self.0.take());
+        if !std::thread::panicking() {
+            AtomicBool::new(false).load(Ordering::SeqCst);
+        }
+    }
 }
 
 impl<T: ?Sized> Deref for MutexGuard<'_, T> {
