@@ -47,7 +47,11 @@ impl Victim {
         let mut child = quiet(command);
         loop {
             if let Some(status) = child.try_wait().expect("the child is ours") {
-                assert!(status.success(), "{} ended with {status} before it was killed", self.verb);
+                assert!(
+                    status.success(),
+                    "one of the {} ended with {status} before it was killed",
+                    self.verb
+                );
                 self.takes = (self.takes + begin.elapsed()) / 2;
                 self.ended += 1;
                 return true;
@@ -130,6 +134,16 @@ impl Host {
     fn check(&self, what: &str) {
         for depth in ["structure", "checksums"] {
             assert_eq!(self.home.json(["check", "--depth", depth])["ok"], true, "{what}");
+        }
+    }
+
+    /// What the next round finds is its own.
+    fn tidy(&self) {
+        self.home.run(["rm", "alone", "--store", &self.other]);
+        for image in ["alone", "served"] {
+            if self.has(image, &[]) {
+                self.home.run(["rm", image]);
+            }
         }
     }
 
@@ -228,8 +242,7 @@ impl Victims {
 
     fn told(&self) -> String {
         let Self { server, with_checkpoint, checkpoint, import, push } = self;
-        let one =
-            |victim: &Victim| format!("{} {}s ({} were done)", victim.killed, victim.verb, victim.ended);
+        let one = |victim: &Victim| format!("{} {} ({} were done)", victim.killed, victim.verb, victim.ended);
         format!(
             "killed {server} servers, {with_checkpoint} of them in a checkpoint; {}; {}; {}",
             one(checkpoint),
@@ -254,9 +267,9 @@ fn everything_is_killed_again_and_again() {
     let mut victims = Victims {
         server: 0,
         with_checkpoint: 0,
-        checkpoint: Victim::new("checkpoint"),
-        import: Victim::new("import"),
-        push: Victim::new("push"),
+        checkpoint: Victim::new("checkpoints"),
+        import: Victim::new("imports"),
+        push: Victim::new("pushes"),
     };
     let mut host = Host::new();
     let mut round = 0;
@@ -269,6 +282,7 @@ fn everything_is_killed_again_and_again() {
         victims.kill_checkpoint(&host, &mut rng, &what);
         victims.kill_import(&host, &mut rng, &what);
         victims.kill_push(&host, &mut rng, &what);
+        host.tidy();
         round += 1;
         if time.is_some() && round % 5 == 0 {
             eprintln!("{round} rounds survived after {} s: {}", begin.elapsed().as_secs(), victims.told());
