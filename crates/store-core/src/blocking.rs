@@ -10,11 +10,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    runtime::Handle,
-    task::{JoinError, JoinHandle},
-};
-
+use crate::sync::{self, Handle, JoinError, JoinHandle};
 #[cfg(any(test, feature = "testing"))]
 use crate::testing::Turn;
 
@@ -27,8 +23,8 @@ pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     if let Some(turn) = Turn::next() {
         return Blocking(Kind::Conducted(turn.spawn(work)));
     }
-    #[expect(clippy::disallowed_methods, reason = "this is the one way")]
-    Blocking(Kind::Thread(tokio::task::spawn_blocking(work)))
+    #[cfg_attr(not(feature = "shuttle"), expect(clippy::disallowed_methods, reason = "this is the one way"))]
+    Blocking(Kind::Thread(sync::spawn_blocking(work)))
 }
 
 /// Waits for a future of `runtime`, on a thread of [`spawn_blocking`].

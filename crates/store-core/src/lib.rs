@@ -20,6 +20,8 @@ pub mod overlay;
 pub mod replicate;
 pub mod store;
 pub mod stores;
+#[doc(hidden)]
+pub mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod types;

@@ -31,7 +31,7 @@ pub struct PendingRoot {
     pub checkpoint: CheckpointId,
     /// The image it is published to.
     pub image: ImageName,
-    /// When it was added, for people.
+    /// When it was added: for people, and to tell publishes of the same apart.
     pub since: Timestamp,
 }
 
@@ -64,7 +64,7 @@ pub struct Catalog {
     /// order must be kept: new locators go to the end, a merged one takes the place of its sources,
     /// which stood side by side.
     pub locators: Vec<LocatorRef>,
-    /// Publishes under way, sorted by image and checkpoint.
+    /// Publishes under way, sorted by image, checkpoint and time.
     pub pending: Vec<PendingRoot>,
     /// Bases of volumes, sorted by owner and checkpoint.
     pub pins: Vec<Pin>,
@@ -72,6 +72,13 @@ pub struct Catalog {
     pub replaced: Vec<Replaced>,
     /// The attempt that wrote this version.
     pub write_id: WriteId,
+}
+
+impl PendingRoot {
+    /// What they are sorted by. No two are the same.
+    pub(crate) fn key(&self) -> (&str, CheckpointId, Timestamp) {
+        (self.image.as_str(), self.checkpoint, self.since)
+    }
 }
 
 impl Replaced {
@@ -112,7 +119,7 @@ impl Catalog {
     /// twice there, and lists of more than [`MAX_LIST`](Self::MAX_LIST) elements, are `Invalid`.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut sorted = self.clone();
-        sorted.pending.sort_unstable_by(|a, b| (&a.image, a.checkpoint).cmp(&(&b.image, b.checkpoint)));
+        sorted.pending.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
         sorted.pins.sort_unstable_by_key(|pin| (pin.owner, pin.checkpoint));
         sorted.replaced.sort_unstable_by(|a, b| a.key().cmp(&b.key()));
         sorted.check().map_err(|why| Error::invalid(format!("the catalog can't be written: {why}")))?;
@@ -129,8 +136,7 @@ impl Catalog {
         if !ids.is_sorted_by(|a, b| a < b) {
             return Err("a locator is twice there");
         }
-        let pending = |root: &PendingRoot| (root.image.clone(), root.checkpoint);
-        if !self.pending.is_sorted_by(|a, b| pending(a) < pending(b)) {
+        if !self.pending.is_sorted_by(|a, b| a.key() < b.key()) {
             return Err("its pending roots are out of order or twice there");
         }
         if !self.pins.is_sorted_by(|a, b| (a.owner, a.checkpoint) < (b.owner, b.checkpoint)) {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use crate::{
-    ChunkKind, ChunkStore, Error, NodeId, Result, format::node::Node, store::get_one, types::node_id,
+    ChunkKind, ChunkStore, Error, NodeId, Result, format::node::Node, store::get_one, sync::Mutex,
+    types::node_id,
 };
 
 const SHARDS: usize = 16;

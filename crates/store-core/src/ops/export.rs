@@ -6,7 +6,7 @@ use futures::{StreamExt, stream};
 
 use super::{Job, Progress};
 use crate::{
-    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, blocking::spawn_blocking, index::Index,
+    BLOCK_SIZE, BlockRange, Error, ErrorKind, Result, blocking::spawn_blocking, index::Index, sync::spawn,
     volume::IndexBase,
 };
 
@@ -51,7 +51,7 @@ pub async fn export<S: DiskSink>(
     });
     let read = runs.map(|run| {
         let disk = disk.clone();
-        async move { tokio::spawn(read_run(disk, run?)).await.map_err(died)? }
+        async move { spawn(read_run(disk, run?)).await.map_err(died)? }
     });
     let (mut read, mut done) = (pin!(read.buffered(WIDTH)), Exported::default());
     while let Some(piece) = read.next().await {

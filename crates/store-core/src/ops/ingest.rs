@@ -5,7 +5,6 @@ use std::{collections::HashSet, mem, num::NonZero, pin::pin, sync::Arc, thread::
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::{Job, Progress};
@@ -18,6 +17,7 @@ use crate::{
         node::{level_for, span},
     },
     index::{Change, Index, IndexWriter, Target, Written},
+    sync::{Mutex, spawn},
     types::{MAX_DISK_SIZE, blocks_for, chunk_id},
 };
 
@@ -80,15 +80,12 @@ pub async fn ingest<S: DiskSource + 'static>(
     let width = available_parallelism().map_or(2, NonZero::get) + 1;
     let batches =
         stream::unfold(reading.batches, |mut batches| async { batches.recv().await.map(|b| (b, batches)) });
-    let prepared =
-        batches
-            .map(|batch| {
-                let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
-                async move {
-                    tokio::spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e)))
-                }
-            })
-            .buffered(width);
+    let prepared = batches
+        .map(|batch| {
+            let (store, encoders) = (Arc::clone(&store), Arc::clone(&encoders));
+            async move { spawn(prepare(store, encoders, batch)).await.unwrap_or_else(|e| Err(died(&e))) }
+        })
+        .buffered(width);
     let mut prepared = pin!(prepared);
 
     let mut writer = Writer::new(base, total.unwrap_or(0)).await?;

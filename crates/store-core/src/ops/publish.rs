@@ -15,6 +15,10 @@
 //! the checkpoint and the pending root is one root too many. So a name leads to data that was
 //! durable and a root before the name was.
 //!
+//! Publishes of one checkpoint to one image each have a root of their own, so that one that fails takes none from the
+//! other. All of them go once the record holds the checkpoint; if the image is removed then, before the other has
+//! noticed, that one gives back a name that had no root for a moment: a collector must mark again before it deletes.
+//!
 //! **Pins**: a volume's new base is pinned in step 2, so before the volume's record names it, and the base it
 //! stands on meanwhile stays pinned until the *next* publish: whichever of the two the record names after a
 //! crash is a root. All other pins of the volume go in the same CAS. They are of publishes that failed, or
@@ -128,17 +132,16 @@ pub async fn store_checkpoint(store: &Store, checkpoint: &Checkpoint) -> Result<
 /// store's answer to the last step was lost. **Cancel safety**: the image is as before or as after.
 pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Result<Published> {
     let synced = store.chunks.sync().await?;
-    let pending = PendingRoot { checkpoint: what.checkpoint, image: what.image.clone(), since: clock.now() };
+    let now = clock.now();
+    let mut pending = PendingRoot { checkpoint: what.checkpoint, image: what.image.clone(), since: now };
     let named = change_catalog(store, |catalog| {
         add_locators(catalog, &synced)?;
-        let at = catalog.pending.binary_search_by(|root| pending_key(root).cmp(&pending_key(&pending)));
-        if let Err(at) = at {
-            catalog.pending.insert(at, pending.clone());
-        }
+        pending.since = now;
+        add_root(catalog, &mut pending);
         if let Some(NewBase { volume, base }) = what.pin {
             let kept = |pin: &Pin| pin.checkpoint == what.checkpoint || Some(pin.checkpoint) == base;
             catalog.pins.retain(|pin| pin.owner != volume || kept(pin));
-            add_pin(catalog, Pin { owner: volume, checkpoint: what.checkpoint, since: pending.since });
+            add_pin(catalog, Pin { owner: volume, checkpoint: what.checkpoint, since: now });
         }
         Ok(())
     });
@@ -155,7 +158,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         let held = |root: &PendingRoot| {
             root.image == pending.image && changed.as_ref().is_ok_and(|(r, _)| has(r, root))
         };
-        catalog.pending.retain(|root| pending_key(root) != pending_key(&pending) && !held(root));
+        catalog.pending.retain(|root| *root != pending && !held(root));
         let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
         // What finds no room stays as an orphan; a catalog that is full must not end all publishing.
         for map in replaced.take(Catalog::MAX_LIST.saturating_sub(catalog.replaced.len())) {
@@ -176,8 +179,15 @@ fn has(record: &ImageRecord, root: &PendingRoot) -> bool {
     record.history.iter().any(|entry| entry.checkpoint == root.checkpoint)
 }
 
-fn pending_key(root: &PendingRoot) -> (&str, CheckpointId) {
-    (root.image.as_str(), root.checkpoint)
+/// Adds a root of this publish's own: one of the same checkpoint that fails takes its own away, and no other's. The
+/// time tells them apart.
+fn add_root(catalog: &mut Catalog, root: &mut PendingRoot) {
+    loop {
+        match catalog.pending.binary_search_by(|other| other.key().cmp(&root.key())) {
+            Ok(_) => root.since.0 += 1,
+            Err(at) => return catalog.pending.insert(at, root.clone()),
+        }
+    }
 }
 
 fn add_locators(catalog: &mut Catalog, synced: &Synced) -> Result<()> {

@@ -6,10 +6,9 @@ mod tests;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use parking_lot::RwLock;
 
 use super::{BlockState, BlockStates, Layer, Overlay};
-use crate::{BLOCK_SIZE, BlockRange, CheckpointId, Error, Result, types::blocks_for};
+use crate::{BLOCK_SIZE, BlockRange, CheckpointId, Error, Result, sync::RwLock, types::blocks_for};
 
 /// An overlay that is lost with the process: a volume on it promises no flush.
 ///

@@ -25,7 +25,6 @@ mod tests;
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +36,7 @@ use crate::{
     clock::Timestamp,
     format::image_record::ImageRecord,
     ops::{Job, claim},
+    sync::Mutex,
     volume::{Append, CheckpointOptions, Home, Volume},
 };
 

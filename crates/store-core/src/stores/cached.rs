@@ -25,13 +25,13 @@ use futures::{
     FutureExt,
     future::{self, BoxFuture, Shared, WeakShared},
 };
-use parking_lot::Mutex;
 
 use super::{MemoryCache, Verify, verify::slice};
 use crate::{
     ChunkId, ChunkKind, ChunkStore, Result,
     format::codec::Encoded,
     store::{Placement, Synced, get_one},
+    sync::Mutex,
     types::MapId,
 };
 

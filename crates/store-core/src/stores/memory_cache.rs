@@ -9,11 +9,10 @@
 //! reference, so an eviction never pulls them away.
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use bytes::Bytes;
 
-use crate::{ChunkId, ChunkKind};
+use crate::{ChunkId, ChunkKind, sync::Mutex};
 
 #[cfg(test)]
 mod tests;

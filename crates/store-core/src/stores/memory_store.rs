@@ -12,7 +12,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::RwLock;
 
 use super::missing;
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     clock::Clock,
     format::{catalog::Catalog, codec::MAX_RAW_LEN, descriptor::Descriptor, image_record::ImageRecord},
     store::{Synced, Version, Versioned},
+    sync::RwLock,
     types::{MapId, WriteId},
 };
 

@@ -12,8 +12,6 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use super::one_each;
 use crate::{
@@ -21,6 +19,7 @@ use crate::{
     blocking::spawn_blocking,
     format::codec::{Encoded, MAX_RAW_LEN},
     store::{Placement, Synced, get_one},
+    sync::{Handle, Mutex},
     types::{MapId, id_of},
 };
 

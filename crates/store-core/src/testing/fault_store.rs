@@ -16,11 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use super::{Gate, Rng};
 use crate::{
     ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, IndexStore, Result, Store, format::codec::Encoded,
+    sync::Mutex,
 };
 
 /// A method of [`ChunkStore`] or [`IndexStore`].

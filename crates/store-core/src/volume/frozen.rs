@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::runtime::Handle;
-
 use super::{Base, Place, View};
 use crate::{
     BLOCK_SIZE, BlockRange, Result,
     blocking::wait_for,
     chunking::{DiskSource, Next},
+    sync::Handle,
     types::blocks_for,
 };
 

@@ -3,13 +3,13 @@
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::watch::{Readahead, Watch};
 use crate::{
     BLOCK_SIZE, BlockRange, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, Result,
     format::node::LEAF_BLOCKS,
     index::{Index, Mapping, Target},
+    sync::Handle,
     types::MapId,
 };
 

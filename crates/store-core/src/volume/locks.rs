@@ -4,9 +4,10 @@
 //! Blocks share a fixed number of locks by region, so the table costs nothing and false sharing only makes
 //! partial writes of one region wait for each other: all that happens under a lock is local and short.
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-use crate::BlockRange;
+use crate::{
+    BlockRange,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
 
 const LOCKS: usize = 64;
 /// Blocks that share a lock because they are neighbours: 256 KiB.

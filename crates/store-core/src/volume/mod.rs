@@ -25,8 +25,6 @@ mod write;
 
 use std::{fmt, sync::Arc};
 
-use parking_lot::RwLock;
-
 pub use base::{Base, BaseSource};
 pub use checkpoint::{Append, CheckpointOptions, Checkpointed, Frozen, Home};
 pub use index_base::IndexBase;
@@ -36,6 +34,7 @@ pub use watch::Readahead;
 use crate::{
     BlockRange, CheckpointId, Error, ErrorKind, Result,
     overlay::{BlockState, Layer, Overlay},
+    sync::{RwLock, spawn},
     types::blocks_for,
 };
 use locks::BlockLocks;
@@ -201,7 +200,7 @@ async fn unbroken<T: Send + 'static>(
         drop(alone);
         done
     };
-    tokio::spawn(step).await.map_err(|e| {
+    spawn(step).await.map_err(|e| {
         Error::with_source(ErrorKind::Unavailable, "a change of the volume was stopped with its runtime", e)
     })?
 }

@@ -11,14 +11,13 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::{
     streams::{LONG_READ, MOST_AHEAD, Streams, region_bit},
     trace::Recorder,
 };
-use crate::BlockRange;
+use crate::{BlockRange, sync::Mutex};
 
 /// Bytes of one permit.
 const UNIT: u64 = 64 << 10;

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use gabion_store_core::{ChunkId, ChunkKind};
-use parking_lot::Mutex;
+use gabion_store_core::{ChunkId, ChunkKind, sync::Mutex};
 
 use super::segment::Row;
 

@@ -30,10 +30,11 @@ use std::{
 
 use bytes::Bytes;
 use gabion_store_core::{
-    ChunkId, ChunkKind, Error, ErrorKind, Result, blocking::spawn_blocking, types::id_of,
+    ChunkId, ChunkKind, Error, ErrorKind, Result,
+    blocking::spawn_blocking,
+    sync::{Handle, Mutex, RwLock},
+    types::id_of,
 };
-use parking_lot::{Mutex, RwLock};
-use tokio::runtime::Handle;
 
 pub use layer::DiskCached;
 

@@ -3,9 +3,12 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
-use gabion_store_core::{ChunkId, ChunkKind, blocking::spawn_blocking};
-use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::Notify};
+use gabion_store_core::{
+    ChunkId, ChunkKind,
+    blocking::spawn_blocking,
+    sync::{Handle, Mutex},
+};
+use tokio::sync::Notify;
 
 use super::Inner;
 

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use parking_lot::{Condvar, Mutex};
+use gabion_store_core::sync::{Condvar, Mutex};
 
 use super::{
     FileStat, Fs, FsFile, FsFileExt as _, FsLock, OpenMode,

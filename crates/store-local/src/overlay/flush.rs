@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
-use gabion_store_core::{Error, ErrorKind, Result, blocking::spawn_blocking, overlay::BlockStates};
-use parking_lot::Mutex;
+use gabion_store_core::{
+    Error, ErrorKind, Result, blocking::spawn_blocking, overlay::BlockStates, sync::Mutex,
+};
 use tokio::sync::watch;
 
 use super::{

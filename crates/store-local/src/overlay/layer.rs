@@ -12,8 +12,8 @@ use std::{
 use gabion_store_core::{
     BLOCK_SIZE, BlockRange, Error, Result,
     overlay::{BlockState, BlockStates, Layer},
+    sync::{Mutex, RwLock},
 };
-use parking_lot::{Mutex, RwLock};
 
 use super::{
     Health, io_error,

@@ -34,9 +34,9 @@ use gabion_store_core::{
     CheckpointId, Error, ErrorKind, Result,
     blocking::spawn_blocking,
     overlay::{Layer, Overlay},
+    sync::{Mutex, RwLock},
     types::blocks_for,
 };
-use parking_lot::{Mutex, RwLock};
 
 use crate::fs::{Fs, FsLock, exists, folder_of, read_whole, replace};
 use health::Health;

@@ -19,9 +19,9 @@ use gabion_store_core::{
         rows::{EntryKey, PAGE_LEN},
     },
     ops::{CheckOptions, Damage, Depth, Job, Progress},
+    sync::Mutex,
     types::{LocatorId, MapId, PackId, id_of},
 };
-use parking_lot::Mutex;
 
 use super::{
     Inner, LocalStore, folder::Folder, locators::Live, locators::OpenLocator, placed, records,

@@ -7,8 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use gabion_store_core::{ChunkKind, Result, format::rows::EntryKey, types::PackId};
-use parking_lot::Mutex;
+use gabion_store_core::{ChunkKind, Result, format::rows::EntryKey, sync::Mutex, types::PackId};
 
 use super::folder::Folder;
 use crate::fs::{FsFileExt as _, OpenMode};

@@ -7,8 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use gabion_store_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
+use gabion_store_core::{Error, ErrorKind, Result, sync::Mutex};
 
 use crate::fs::{self, Fs, FsFile, FsFileExt as _, FsLock, OpenMode};
 

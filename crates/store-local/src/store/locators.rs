@@ -21,10 +21,10 @@ use gabion_store_core::{
         rows::{EntryKey, PAGE_LEN},
     },
     store::{Placement, Version},
+    sync::{Mutex, RwLock},
     types::LocatorId,
 };
 use lru::LruCache;
-use parking_lot::{Mutex, RwLock};
 
 use super::{folder::Folder, records};
 use crate::fs::{FsFile, FsFileExt as _};

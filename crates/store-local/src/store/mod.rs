@@ -45,9 +45,9 @@ use gabion_store_core::{
         rows::EntryKey,
     },
     store::{Placement, Version},
+    sync::{Handle, Mutex},
     types::{PackId, WriteId},
 };
-use parking_lot::Mutex;
 
 pub use check::FilesReport;
 pub use inspect::{DamagedEntry, PackReport, Usage};
@@ -399,7 +399,7 @@ impl Inner {
                 tracing::warn!(error = %error.report(), "sealing a pack failed; the next sync tries again");
             }
         };
-        match tokio::runtime::Handle::try_current() {
+        match Handle::try_current() {
             Ok(_) if !busy => drop(spawn_blocking(seal)),
             _ => seal(),
         }

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use gabion_store_core::{
     Error, Result,
     format::{catalog::LocatorRef, pack::Contents, rows::EntryKey},
+    sync::Mutex,
     types::PackId,
 };
-use parking_lot::Mutex;
 
 /// A durable pack with a durable locator.
 #[derive(Debug)]

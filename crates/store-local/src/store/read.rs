@@ -12,10 +12,10 @@ use gabion_store_core::{
         rows::EntryKey,
     },
     store::Placement,
+    sync::Mutex,
     types::PackId,
 };
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::folder::Folder;
 use crate::fs::{FsFile, FsFileExt as _};

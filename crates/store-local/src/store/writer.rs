@@ -26,9 +26,9 @@ use gabion_store_core::{
         rows::EntryKey,
     },
     store::Placement,
+    sync::{Mutex, RwLock},
     types::PackId,
 };
-use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::{folder::Folder, queue::Queue, seal::Sealing};

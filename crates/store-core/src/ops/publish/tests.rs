@@ -319,3 +319,18 @@ async fn roots_that_were_left_behind_go_once_the_record_has_them() {
     append(&store, 2).await.unwrap();
     assert!(pending().await.is_empty());
 }
+
+/// Two publish one checkpoint to one image; the one that is refused leaves the other's root alone.
+#[tokio::test]
+async fn a_publish_that_fails_takes_no_root_of_another() {
+    let store = memory();
+    let faults = FaultStore::new(store.clone(), 1);
+    append(&store, 1).await.unwrap();
+    faults.script(Call::WriteImage, 0, Fault::Before(ErrorKind::Unavailable));
+    append(&faults.store(), 2).await.unwrap_err();
+    let vm = name("vm");
+    let what = Publish { create: true, ..Publish::append(&vm, entry(2)) };
+    assert_eq!(publish(&store, &clock(), what).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let roots = store.index.read_catalog().await.unwrap().value.pending;
+    assert_eq!(roots.iter().map(|root| root.checkpoint).collect::<Vec<_>>(), [entry(2).checkpoint]);
+}

@@ -5,7 +5,6 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::entries;
@@ -15,6 +14,7 @@ use crate::{
         codec::Encoded,
         node::{FANOUT, LEAF_BLOCKS, Node},
     },
+    sync::Mutex,
 };
 
 /// Nodes fetched at a time: of leaves at most 5 MiB, of others 1 MiB.

@@ -319,7 +319,7 @@ async fn fetching_ends_with_the_job_and_with_the_disk_and_passes_over_damage() {
     let gate = Arc::new(Gate::new());
     far.faults.script(Call::Get, 3, Fault::Hold(gate.clone()));
     let job = Job::default();
-    let fetching = tokio::spawn(host.volume.prefetch_all(job.clone()));
+    let fetching = spawn(host.volume.prefetch_all(job.clone()));
     gate.arrived(1).await;
     job.cancel.cancel();
     assert_eq!(fetching.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
@@ -328,7 +328,7 @@ async fn fetching_ends_with_the_job_and_with_the_disk_and_passes_over_damage() {
     let host = far.host().await;
     let gate = Arc::new(Gate::new());
     far.faults.script(Call::Get, 3, Fault::Hold(gate.clone()));
-    let fetching = tokio::spawn(host.volume.prefetch_all(Job::default()));
+    let fetching = spawn(host.volume.prefetch_all(Job::default()));
     gate.arrived(1).await;
     let below = Arc::clone(&host.below);
     drop(host);

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
+use gabion_store_core::sync::Mutex;
 
 pub use point::{CrashImage, CrashPoint, CrashPoints};
 

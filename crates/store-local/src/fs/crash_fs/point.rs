@@ -2,8 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use gabion_store_core::testing::Rng;
-use parking_lot::Mutex;
+use gabion_store_core::{sync::Mutex, testing::Rng};
 
 use super::changes::{Disk, Pending};
 use crate::fs::{Fs, MemFs};

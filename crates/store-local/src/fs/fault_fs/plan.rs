@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use parking_lot::Mutex;
+use gabion_store_core::sync::Mutex;
 
 /// What a disk writes whole, in bytes.
 const SECTOR: u64 = 512;
