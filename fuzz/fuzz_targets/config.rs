@@ -1,9 +1,2 @@
-//! The configuration file, and the store URLs, sizes, durations and names in it.
 #![no_main]
-
-use gabion_fuzz::config;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|text: &str| {
-    config::load(text);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gabion_fuzz::run(&gabion_foreign::CONFIG, bytes));

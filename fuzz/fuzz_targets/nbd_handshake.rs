@@ -1,9 +1,2 @@
-//! An NBD client, from its first byte.
 #![no_main]
-
-use gabion_fuzz::nbd;
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| {
-    nbd::serve(&[bytes]);
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gabion_fuzz::run(&gabion_foreign::NBD_HANDSHAKE, bytes));

@@ -45,10 +45,13 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self> {
         let path = match text.split_once("://") {
             None => text,
-            Some(("file", path)) if path.starts_with('/') => path,
-            Some(("file", _)) => {
-                return Err(Error::invalid(format!("'{text}': a file URL is file:///ABSOLUTE/PATH")));
-            }
+            // In any case, as schemes are: FILE:///folder must not be the bucket that a folder can stand for.
+            Some((scheme, path)) if scheme.eq_ignore_ascii_case("file") => match path.starts_with('/') {
+                true => path,
+                false => {
+                    return Err(Error::invalid(format!("'{text}': a file URL is file:///ABSOLUTE/PATH")));
+                }
+            },
             Some(_) => return text.parse().map(Self::Remote),
         };
         if path.is_empty() {
@@ -288,4 +291,21 @@ pub(crate) async fn blocking<T: Send + 'static>(
     gabion_store_core::blocking::spawn_blocking(work)
         .await
         .map_err(|e| Error::with_source(ErrorKind::Unavailable, "a worker died", e))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_a_folder_however_its_scheme_is_written() {
+        for text in ["file:///srv/store", "FILE:///srv/store", "fIle:///srv/store", "/srv/store"] {
+            let url: StoreUrl = text.parse().unwrap();
+            assert_eq!(url, StoreUrl::Folder("/srv/store".into()), "{text}");
+            assert_eq!(url.to_string().parse::<StoreUrl>().unwrap(), url);
+        }
+        for bad in ["", "file://", "File://srv/store", "other://srv/store"] {
+            assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Settings: flags over environment over the configuration file over defaults, each with its origin.
 
-use std::{collections::BTreeMap, fs, io, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::LazyLock, time::Duration};
 
 use gabion_store_core::{Error, Result, chunking::Chunking, format::codec::Compression};
 use serde::{Deserialize, Serialize};
@@ -138,6 +138,18 @@ impl Settings {
     /// Defaults, then the file if there is one, then the environment. A file or variable that can't be
     /// understood is `Invalid` and names it.
     pub fn load(config: &Path) -> Result<Self> {
+        match fs::read_to_string(config) {
+            Ok(text) => Self::parse(&text, config),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::parse("", config),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                Err(Error::invalid(format!("{} is no UTF-8 text", config.display())))
+            }
+            Err(e) => Err(Error::io(format!("{} can't be read", config.display()), e)),
+        }
+    }
+
+    /// As [`load`](Self::load), from the text of a file that errors call `config`.
+    pub fn parse(text: &str, config: &Path) -> Result<Self> {
         let mut settings = Self {
             store: Setting::default(None),
             stores: BTreeMap::new(),
@@ -150,17 +162,10 @@ impl Settings {
             compression: Setting::default(Compression::default()),
         };
         let place = |error: Error| error.context(config.display().to_string());
-        let file = match fs::read_to_string(config) {
-            Ok(text) => toml::from_str(&text).map_err(|e| {
-                let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count()) + 1;
-                Error::invalid(format!("{}, line {line}: {}", config.display(), e.message()))
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => File::default(),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                return Err(Error::invalid(format!("{} is no UTF-8 text", config.display())));
-            }
-            Err(e) => return Err(Error::io(format!("{} can't be read", config.display()), e)),
-        };
+        let file: File = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count()) + 1;
+            Error::invalid(format!("{}, line {line}: {}", config.display(), e.message()))
+        })?;
         for (name, store) in file.stores {
             check_store_name(&name).map_err(place)?;
             let url = store.url().map_err(|e| place(e.context(format!("[stores] {name}"))))?;
@@ -251,9 +256,12 @@ pub fn parse_compression(text: &str) -> Result<Compression> {
 
 /// The lesser of 1 GiB and a quarter of the machine's memory.
 pub(crate) fn default_memory_cache() -> u64 {
-    let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    static DEFAULT: LazyLock<u64> = LazyLock::new(|| {
+        let total = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        });
+        total.map_or(1 << 30, |kib| (kib * 1024 / 4).min(1 << 30))
     });
-    total.map_or(1 << 30, |kib| (kib * 1024 / 4).min(1 << 30))
+    *DEFAULT
 }

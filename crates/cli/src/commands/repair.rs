@@ -120,11 +120,14 @@ pub(super) async fn volume(host: &Host, output: &Output, name: &ImageName, dry_r
             (first, last) if first == last => format!("batch {first}"),
             (first, last) => format!("batches {first} to {last}"),
         });
+        let lost = match lost.collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => "no batch is lost".to_owned(),
+            lost => format!("LOST {lost}, and what they told of shows as it was before"),
+        };
         text.push_str(&format!(
-            "{would} {}: {} of data stay; LOST {}, and what they told of shows as it was before; kept as {}\n",
+            "{would} {}: {} of data stay; {lost}; kept as {}\n",
             journal.journal.display(),
             format_bytes(journal.blocks * gabion::core::BLOCK_SIZE as u64),
-            lost.collect::<Vec<_>>().join(", "),
             journal.kept_as.display(),
         ));
     }

@@ -28,7 +28,7 @@ pub(super) use codec::room_for;
 use codec::{HEADER_LEN, Header, SECTOR, encode_batches};
 
 /// Space is reserved in steps of this many bytes.
-const STEP: u64 = 1 << 20;
+const STEP: u64 = if cfg!(fuzzing) { 4 << 10 } else { 1 << 20 };
 /// A journal of more bytes than this is none: compaction keeps it far below.
 const MAX_LEN: u64 = 16 << 30;
 
@@ -83,10 +83,10 @@ impl Journal {
         path: &Path,
         layer: u64,
         blocks: u64,
-    ) -> Result<(BlockStates, Vec<RangeInclusive<u64>>)> {
+    ) -> Result<Option<(BlockStates, Vec<RangeInclusive<u64>>)>> {
         let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
-        let (states, kept) = salvage::salvage(&*file, path, layer, blocks)?;
-        Ok((states, kept.lost))
+        let salvaged = salvage::salvage(&*file, path, layer, blocks)?;
+        Ok(salvaged.map(|(states, kept)| (states, kept.lost)))
     }
 
     /// Writes the batches that say `states` into a new journal, to be synced all at once: nothing names the file yet,

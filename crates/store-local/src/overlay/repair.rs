@@ -28,7 +28,7 @@ const PIECE: usize = 1 << 20;
 pub struct SalvagedJournal {
     /// The damaged file.
     pub journal: PathBuf,
-    /// Sequence numbers of the batches that are lost. What the flushes that wrote them had written, trimmed or zeroed
+    /// Sequence numbers of the batches that are lost, if any is. What the flushes that wrote them had written, trimmed or zeroed
     /// may look as it did before them.
     pub lost: Vec<RangeInclusive<u64>>,
     /// Blocks of the disk that the others tell are data.
@@ -49,10 +49,7 @@ pub(super) fn repair(fs: &dyn Fs, folder: &Path, dry_run: bool) -> Result<Vec<Sa
         let files = record.layers[n];
         LocalLayer::check_data(fs, folder, files, blocks)?;
         let journal = folder.join(files.journal_name());
-        let (states, lost) = Journal::salvage(fs, &journal, files.layer, blocks)?;
-        if lost.is_empty() {
-            continue;
-        }
+        let Some((states, lost)) = Journal::salvage(fs, &journal, files.layer, blocks)? else { continue };
         let kept_as = folder.join(format!("damaged-{}", files.journal_name()));
         if !dry_run {
             copy(fs, &journal, &kept_as)?;
@@ -87,7 +84,7 @@ fn copy(fs: &dyn Fs, from: &Path, to: &Path) -> Result<()> {
     let target = fs.open(to, OpenMode::Create).map_err(writing)?;
     let len = source.len().map_err(reading)?;
     target.set_len(len).map_err(writing)?;
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; len.min(PIECE as u64) as usize];
     let mut at = 0;
     while at < len {
         let piece = &mut piece[..(len - at).min(PIECE as u64) as usize];

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use gabion_store_core::{Error, Result, overlay::BlockStates};
+use gabion_store_core::{Error, ErrorKind, Result, overlay::BlockStates};
 
 use super::{
     HEADER_LEN, Header, Journal, SECTOR,
@@ -53,6 +53,15 @@ pub(super) fn inspect(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -
             "{} is damaged at {at}, between two batches, where it harms nothing yet",
             path.display()
         ))),
+    }
+}
+
+/// Whether recovery takes a journal as it is; changes nothing.
+pub(super) fn takes(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -> Result<bool> {
+    match Scan::new(file, path)?.all(layer, blocks) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -113,7 +122,7 @@ impl Scan<'_> {
         states: &BlockStates,
     ) -> Result<Option<u64>> {
         let mut dirty = None;
-        let mut window = vec![0; WINDOW];
+        let mut window = vec![0; self.len.saturating_sub(end).min(WINDOW as u64) as usize];
         let mut at = end;
         while at < self.len {
             let here = &mut window[..(self.len - at).min(WINDOW as u64) as usize];
@@ -156,7 +165,7 @@ impl Scan<'_> {
 
     /// Zeroes what is dropped, so that no later batch is ever followed by remains of an earlier one.
     fn zero(&self, from: u64, to: u64) -> Result<()> {
-        let zeros = vec![0; WINDOW];
+        let zeros = vec![0; (to - from).min(WINDOW as u64) as usize];
         let mut at = from;
         while at < to {
             let len = (to - at).min(WINDOW as u64);

@@ -10,6 +10,7 @@ use gabion_store_core::{Error, Result, overlay::BlockStates};
 use super::{
     HEADER_LEN, Header, SECTOR,
     codec::{BatchHead, apply_payload},
+    recovery,
     scan::{Scan, WINDOW},
 };
 use crate::fs::FsFile;
@@ -23,18 +24,22 @@ pub(super) struct Kept {
     pub(super) lost: Vec<RangeInclusive<u64>>,
 }
 
-/// Applies every whole batch of a journal, and changes nothing. `Corrupt` if its header is damaged.
+/// Applies every whole batch of a journal that recovery refuses, and changes nothing; `None` if recovery takes it.
+/// `Corrupt` if its header is damaged.
 pub(super) fn salvage(
     file: &dyn FsFile,
     path: &Path,
     layer: u64,
     blocks: u64,
-) -> Result<(BlockStates, Kept)> {
+) -> Result<Option<(BlockStates, Kept)>> {
+    if recovery::takes(file, path, layer, blocks)? {
+        return Ok(None);
+    }
     let scan = Scan::new(file, path)?;
     let header = scan.header(layer)?;
     let mut states = BlockStates::new(blocks);
     let kept = keep(&scan, &header, HEADER_LEN, 1, &mut states)?;
-    Ok((states, kept))
+    Ok(Some((states, kept)))
 }
 
 /// Applies every whole batch from `at` on, where the one of `sequence` belongs.
@@ -53,7 +58,12 @@ pub(super) fn keep(
         apply_payload(&payload, states).map_err(|e| scan.corrupt(offset, head.sequence, e))?;
         kept.whole += 1;
         at = offset + head.stride();
-        sequence = head.sequence + 1;
+        let Some(next) = head.sequence.checked_add(1) else { return Ok(kept) };
+        sequence = next;
+    }
+    // An earlier batch in its place took the place of something.
+    if scan.head(header, at)?.is_some_and(|head| head.sequence < sequence) {
+        kept.lost.push(sequence..=sequence);
     }
     Ok(kept)
 }

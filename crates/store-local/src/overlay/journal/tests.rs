@@ -207,6 +207,39 @@ fn batches_of_another_journal_or_order_do_not_count() {
 }
 
 #[test]
+fn a_batch_of_the_last_number_there_is_ends_a_salvage() {
+    let (fs, _, _) = written();
+    let (mut journal, states) = open(&fs).unwrap();
+    journal.sequence = u64::MAX - 1;
+    let mut batch = journal.batches(&marks(&[(1, 2, BlockState::Data)])).remove(0);
+    batch[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+    let crc = crc32c::crc32c(&batch[..36]);
+    batch[36..40].copy_from_slice(&crc.to_le_bytes());
+    journal.write(&batch).unwrap();
+    assert!(open(&fs).is_err(), "batches between are missing");
+    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().unwrap();
+    assert_eq!(lost, [5..=u64::MAX - 1]);
+    assert_eq!(salvaged.data_blocks(), states.data_blocks() + 1);
+}
+
+/// As a disk leaves it that wrote to another place than it was told: the journal does not open, and the repair that
+/// its error advises has to find something to do.
+#[test]
+fn an_earlier_batch_in_the_place_of_a_later_one_is_salvaged_around() {
+    let (fs, _, _) = written();
+    assert!(Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().is_none(), "nothing is damaged");
+    let (mut journal, states) = open(&fs).unwrap();
+    journal.sequence = 2;
+    for batch in journal.batches(&marks(&[(1, 2, BlockState::Data)])) {
+        journal.write(&batch).unwrap();
+    }
+    assert!(open(&fs).is_err());
+    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().unwrap();
+    assert_eq!(lost, [5..=5]);
+    assert_eq!(all(&salvaged), all(&states));
+}
+
+#[test]
 fn a_large_flush_takes_several_batches_and_its_room() {
     let blocks = 4_000_000;
     let mut states = BlockStates::new(blocks);
