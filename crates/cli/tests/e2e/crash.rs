@@ -16,11 +16,11 @@ const WRITERS: usize = 4;
 const ROUNDS: u64 = 6;
 
 /// A writer's panic is reported by its own join; the model stays readable for the others.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn whole(client: &mut Client) -> Vec<u8> {
+pub(crate) fn whole(client: &mut Client) -> Vec<u8> {
     let mut disk = vec![0; client.size() as usize];
     for (at, part) in disk.chunks_mut(1 << 20).enumerate() {
         client.read((at as u64) << 20, part).expect("a disk reads whole after a crash");
@@ -29,7 +29,13 @@ fn whole(client: &mut Client) -> Vec<u8> {
 }
 
 /// Writes random blocks of its own range until the server dies; tells `progress` of every flush.
-fn load(mut client: Client, oracle: &Mutex<Oracle>, own: Range<usize>, mut rng: Rng, progress: &Sender<()>) {
+pub(crate) fn load(
+    mut client: Client,
+    oracle: &Mutex<Oracle>,
+    own: Range<usize>,
+    mut rng: Rng,
+    progress: &Sender<()>,
+) {
     loop {
         let block = own.start + rng.below(own.len() as u64) as usize;
         let offset = (block * BLOCK) as u64;

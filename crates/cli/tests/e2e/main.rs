@@ -10,6 +10,7 @@ mod crash;
 mod errors;
 mod guest;
 mod hosts;
+mod kill_loops;
 mod remote;
 mod replicate;
 mod support;

@@ -330,7 +330,7 @@ fn what_a_host_under_load_had_published_when_it_was_killed_is_one_point_in_time(
 }
 
 /// Blocks that fio has written, each whole and in its place; its header has the place, and a checksum of the rest.
-fn whole_writes_of_fio(half: &[u8]) -> Result<usize, String> {
+pub(crate) fn whole_writes_of_fio(half: &[u8]) -> Result<usize, String> {
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
     let mut written = 0;
     for (at, block) in half.chunks(BLOCK).enumerate() {
