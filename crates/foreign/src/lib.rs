@@ -62,8 +62,8 @@ targets! {
     CHECKPOINT: "checkpoint", formats::checkpoint, RECORD;
     /// A stored entry: 256 KiB, which a few bytes may claim.
     CODEC: "codec", formats::codec, Memory { fixed: 512 * KIB, per_byte: 4 };
-    /// The configuration file, and what stands in it.
-    CONFIG: "config", text::config, Memory { fixed: 64 * KIB, per_byte: 512 };
+    /// The configuration file, and what stands in it: a parser that makes a table for each dot of a name.
+    CONFIG: "config", text::config, Memory { fixed: 256 * KIB, per_byte: 1024 };
     /// What crosses the control socket.
     CONTROL: "control", text::control, RECORD;
     /// The descriptor of a store.
