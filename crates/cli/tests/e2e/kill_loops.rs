@@ -2,7 +2,7 @@
 //! checkpoint, an import and a push, each at any moment. What was flushed is there, the stores are whole, an image is
 //! there as a whole or not at all, and a rerun finishes.
 //!
-//! Two rounds in a usual run. `GABION_KILL_SECONDS` says for how long, for `scripts/kill-loops`; `GABION_SEED` draws the
+//! Five rounds in a usual run. `GABION_KILL_SECONDS` says for how long, for `scripts/kill-loops`; `GABION_SEED` draws the
 //! same moments again, as far as clocks allow.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::support::nbd::Client;
 use crate::support::oracle::{BLOCK, Oracle};
 use crate::support::{Home, Rng, Server, tools};
 
-const ROUNDS: u64 = 2;
+const ROUNDS: u64 = 5;
 /// Rounds on one host: nothing collects what was removed.
 const ROUNDS_OF_A_HOST: u64 = 20;
 /// Blocks of the half that the oracle's clients write to; fio has the other.
@@ -38,7 +38,7 @@ struct Victim {
 
 impl Victim {
     fn new(verb: &'static str) -> Self {
-        Self { verb, takes: Duration::from_millis(300), killed: 0, ended: 0 }
+        Self { verb, takes: Duration::from_millis(40), killed: 0, ended: 0 }
     }
 
     /// Runs a command and kills it at some moment; whether it was done by then.

@@ -246,6 +246,8 @@ impl Keeper {
             (model.begin_cut(), model.removals(IMAGE), model.displaced)
         };
         self.facts.note(format!("replication, {from}: a round"));
+        // Of a round that nobody waited for, too.
+        let before = self.replicator.status().replicated.map(|before| before.checkpoint);
         let done = self.replicator.round().await;
         let cut = {
             let model = &mut *self.facts.model.lock();
@@ -277,6 +279,10 @@ impl Keeper {
         self.facts.note(format!("replication: that of {from} is {}", last.checkpoint));
         let held = content(&self.truth, last.checkpoint).await;
         let held = held.map_err(|e| Trouble::Wrong(format!("{}: {}", last.checkpoint, e.report())))?;
+        if before == Some(last.checkpoint) {
+            // It found nothing to do, asked nobody, and would not hear of a removal.
+            return cut.check(&held).or_else(|why| wrong(format!("checkpoint {}: {why}", last.checkpoint)));
+        }
         self.reported(IMAGE, last.checkpoint, removals, held, |held| cut.check(held))
     }
 
