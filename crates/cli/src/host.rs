@@ -174,8 +174,8 @@ impl Host {
         Ok(Some(url).filter(|url| url != of && matches!(of, StoreUrl::Folder(_))))
     }
 
-    /// A store that is opened when something in another one is damaged.
-    fn in_need(&self, url: StoreUrl) -> Arc<dyn ChunkStore> {
+    /// Entries of a store that is opened when something in another one is damaged.
+    pub fn in_need(&self, url: StoreUrl) -> Arc<dyn ChunkStore> {
         let options = self.stack.clone();
         Arc::new(Deferred::new(move || {
             let (url, options) = (url.clone(), options.clone());

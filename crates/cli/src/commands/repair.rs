@@ -27,6 +27,7 @@ pub(super) async fn repair(
     dry_run: bool,
 ) -> Result<ExitCode> {
     let url = host.url_of(None)?;
+    let asked_for = from.is_some();
     let from = match from {
         Some(from) => Some(host.store_url(from)?),
         None => host.heal_from(&url)?,
@@ -53,10 +54,14 @@ pub(super) async fn repair(
     let opened = host.open_store(&url).await.inspect_err(|_| bar.finish_and_clear())?;
     let left = async {
         let Some(from) = &from else { return ops::check(&opened.direct, Depth::Structure, &job).await };
-        let source = host.open_store(from).await?;
+        // One that stands in the configuration may be away, as long as nothing is needed of it.
+        let source = match asked_for {
+            true => host.open_store(from).await?.direct.chunks,
+            false => host.in_need(from.clone()),
+        };
         // What is in a folder was read above.
         let depth = if matches!(url, StoreUrl::Folder(_)) { Depth::Structure } else { Depth::Hashes };
-        let healed = ops::heal(&opened.direct, &source.direct.chunks, depth, &job).await?;
+        let healed = ops::heal(&opened.direct, &source, depth, &job).await?;
         if healed.entries > 0 {
             let bytes = format_bytes(healed.bytes);
             report.done.push(format!("fetch {} entries, {bytes}, from {}", healed.entries, from.place()));

@@ -163,6 +163,7 @@ fn reads_that_meet_damage_are_answered_from_elsewhere_and_heal_it() {
     says(&String::from_utf8_lossy(&healing(&["repair"])), &["fetch 2 entries", "whole"]);
     std::fs::rename(&backup, home.path("away")).expect("a move");
     assert!(healing(&["export", "vm1", "-"]) == disks[0]);
+    says(&String::from_utf8_lossy(&healing(&["repair"])), &["nothing to repair"]);
     assert_whole(&home, &disks);
 }
 
