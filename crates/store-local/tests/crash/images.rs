@@ -19,7 +19,7 @@ use gabion_store_local::{
 };
 use parking_lot::Mutex;
 
-use super::{budget::Budget, rig::whole};
+use super::{budget::Budget, rig::whole, survive::survive_each};
 
 const STORE: &str = "/store";
 const STEPS: usize = 10;
@@ -175,15 +175,7 @@ async fn images_are_whole_or_not_there() {
         world.crash.unobserve();
         let mut points = std::mem::take(&mut *world.points.lock());
         points.push((world.crash.crash(), world.model.lock().clone()));
-        for (point, model) in points {
-            let mut count = 0;
-            for image in point.images(world.rng.next(), IMAGES) {
-                count += 1;
-                let what = image.to_string();
-                survive(image.into_fs(), &model).await.unwrap_or_else(|why| panic!("{what}: {why}"));
-            }
-            budget.point(count);
-        }
+        survive_each(points, &mut world.rng, &mut budget, IMAGES, survive).await;
     }
     budget.end();
 }

@@ -16,7 +16,7 @@ use gabion_store_local::{
 };
 use parking_lot::Mutex;
 
-use super::budget::Budget;
+use super::{budget::Budget, survive::survive_each};
 
 const KIND: ChunkKind = ChunkKind::Data;
 const STORE: &str = "/store";
@@ -191,15 +191,7 @@ async fn survive_all(world: &mut World, budget: &mut Budget) {
     world.crash.unobserve();
     let mut points = std::mem::take(&mut *world.points.lock());
     points.push((world.crash.crash(), world.model.lock().clone()));
-    for (point, model) in points {
-        let mut count = 0;
-        for image in point.images(world.rng.next(), IMAGES) {
-            count += 1;
-            let what = image.to_string();
-            survive(image.into_fs(), &model).await.unwrap_or_else(|why| panic!("{what}: {why}"));
-        }
-        budget.point(count);
-    }
+    survive_each(points, &mut world.rng, budget, IMAGES, survive).await;
 }
 
 /// Two processes put, ask, sync and swap records in one store, are killed at any operation, and meet failing

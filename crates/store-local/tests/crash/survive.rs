@@ -62,6 +62,25 @@ pub(crate) async fn survive_all(life: &mut Life, budget: &mut Budget, images: us
     }
 }
 
+/// Gives each image of points, at most `images` of each, to `survive`, with what was known at that point.
+pub(crate) async fn survive_each<M>(
+    points: Vec<(CrashPoint, M)>,
+    rng: &mut Rng,
+    budget: &mut Budget,
+    images: usize,
+    survive: impl AsyncFn(Arc<dyn Fs>, &M) -> Result<(), String>,
+) {
+    for (point, model) in points {
+        let mut count = 0;
+        for image in point.images(rng.next(), images) {
+            count += 1;
+            let what = image.to_string();
+            survive(image.into_fs(), &model).await.unwrap_or_else(|why| panic!("{what}: {why}"));
+        }
+        budget.point(count);
+    }
+}
+
 async fn survive_point(point: &CrashPoint, model: &Model, rng: &mut Rng, budget: &mut Budget, images: usize) {
     let mut count = 0;
     for image in point.images(rng.next(), images) {

@@ -35,15 +35,21 @@ fn number(value: &Value, field: &str) -> u64 {
     value[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {value}"))
 }
 
-#[test]
-fn a_killed_push_leaves_no_name_and_a_rerun_finishes() {
-    let net = Net::new();
+/// A host with a large image `vm1`, and a small one, `old`, which it has pushed.
+fn host_with_disks(net: &Net) -> Home {
     let home = net.host();
     home.file("disk.raw", &noise(1, SIZE));
     home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
     home.file("old.raw", &noise(2, MIB));
     home.run(["import", "old.raw", "old", "--store", &local(&home)]);
     home.run(["push", "old", "--init"]);
+    home
+}
+
+#[test]
+fn a_killed_push_leaves_no_name_and_a_rerun_finishes() {
+    let net = Net::new();
+    let home = host_with_disks(&net);
     let steps = [
         (Operation::Put, "packs/", 2),
         (Operation::Put, "packs/", 4),
@@ -156,12 +162,7 @@ fn bytes_that_lie_get_nowhere() {
 #[test]
 fn credentials_that_end_in_the_middle_of_a_push() {
     let net = Net::new();
-    let home = net.host();
-    home.file("disk.raw", &noise(1, SIZE));
-    home.run(["import", "disk.raw", "vm1", "--store", &local(&home)]);
-    home.file("old.raw", &noise(2, MIB));
-    home.run(["import", "old.raw", "old", "--store", &local(&home)]);
-    home.run(["push", "old", "--init"]);
+    let home = host_with_disks(&net);
     for (fault, word) in [(Fault::expired(), "AWS_SESSION_TOKEN"), (Fault::denied(), "s3:PutObject")] {
         net.cloud.add_fault(Rule::new(fault).on(Operation::Put).at("packs/").when(When::From(2)));
         let said = home.refuses(10, ["push", "vm1"]);
