@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use gabion_store_core::sync::{sleep, timeout};
+use tokio::time::Instant;
 
 use crate::{
     requests::{Again, Failure},

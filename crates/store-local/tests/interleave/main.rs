@@ -17,9 +17,11 @@
 
 #![expect(clippy::unwrap_used, reason = "an error here is a failure of the test")]
 
+mod bucket;
 mod caches;
 mod disk;
 mod explore;
+mod far;
 mod history;
 mod names;
 mod pieces;
