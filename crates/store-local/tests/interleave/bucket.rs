@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use gabion_store_core::{
-    format::codec::Compression,
+    format::{codec::Compression, descriptor::DESCRIPTOR_KEY},
     sync::{shuttle::future::yield_now, spawn},
     testing::{FixedClock, Rng},
 };
@@ -47,7 +47,8 @@ impl Weather for Network {
     async fn fate(&self, request: &Request) -> Fate {
         yield_now().await;
         let Trouble { rng, left, refuses } = &mut *self.0.lock().unwrap();
-        if *left == 0 || rng.below(5) > 0 {
+        // A descriptor is JSON without a checksum, and a handle that can't be opened is of no interest here.
+        if *left == 0 || rng.below(5) > 0 || request.key.filename() == Some(DESCRIPTOR_KEY) {
             return Fate::Done;
         }
         *left -= 1;

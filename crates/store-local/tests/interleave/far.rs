@@ -7,13 +7,20 @@ use std::sync::{
 
 use bytes::Bytes;
 use gabion_store_core::{
-    CheckpointId, ChunkId, ChunkKind, ChunkStore as _, ErrorKind, IndexStore as _,
+    BLOCK_SIZE, BlockDevice as _, CheckpointId, ChunkId, ChunkKind, ChunkStore as _, ErrorKind,
+    IndexStore as _, Result, Store,
+    chunking::{DiskSource, Next},
     format::codec::Encoded,
-    ops::pin,
+    index::NodeCache,
+    ops::{
+        ImageRef, ImportOptions, Job, Revision, Side, TransferOptions, import, open_checkpoint, pin, transfer,
+    },
     store::Synced,
+    stores::MemoryStore,
     sync::spawn,
     testing::{FixedClock, Rng},
     types::{VolumeId, WriteId, id_of},
+    volume::{Base, IndexBase, Volume},
 };
 use gabion_store_s3::RemoteStore;
 
@@ -24,6 +31,8 @@ const ENTRIES: u8 = 6;
 const DATA: u8 = 4;
 /// Entries that are there before, each in a locator of its own: with two more there are enough to be merged.
 const OLD: u8 = 15;
+/// One that is never put.
+const NOWHERE: Key = 100;
 const TASKS: usize = 3;
 const ASKS: usize = 4;
 
@@ -221,9 +230,12 @@ impl Host {
         }
     }
 
-    /// Asserts that who has nothing but the bucket finds these entries, once what was synced is named.
+    /// Asserts that who has nothing but the bucket finds these entries, once what was synced is named, and all that was
+    /// published before.
     async fn assert_findable(&self, synced: Option<Synced>, keys: &[Key]) {
         let copy = self.bucket.copy();
+        let mut keys = keys.to_vec();
+        keys.extend(before(&self.account.published, u64::MAX));
         if let Some(synced) = synced {
             let store = copy.open().await;
             let mut catalog = store.read_catalog().await.unwrap();
@@ -232,6 +244,9 @@ impl Host {
             store.write_catalog(&catalog.value, &catalog.version).await.unwrap();
         }
         let reader = copy.open().await;
+        // Each locator that the catalog names can be asked.
+        let absent = reader.get(ChunkKind::Data, &ids(&[NOWHERE])).await.remove(0);
+        assert_eq!(absent.unwrap_err().kind(), ErrorKind::NotFound);
         for of in [ChunkKind::Data, ChunkKind::Node] {
             let keys: Vec<Key> = keys.iter().copied().filter(|key| kind(*key) == of).collect();
             for (key, got) in keys.iter().zip(reader.get(of, &ids(&keys)).await) {
@@ -260,7 +275,11 @@ async fn fill(bucket: &Bucket, rng: &mut Rng) -> Vec<Key> {
 async fn live(mut rng: Rng, fails: bool, go_away: bool) {
     let bucket = Arc::new(Bucket::new(&mut rng).await);
     let account = Arc::new(Account::default());
-    let old = if rng.below(8) == 0 { fill(&bucket, &mut rng).await } else { Vec::new() };
+    if rng.below(8) == 0 {
+        let old = fill(&bucket, &mut rng).await;
+        let now = account.now();
+        account.published.lock().unwrap().extend(old.into_iter().map(|key| (now, key)));
+    }
     let mut hosts = Vec::new();
     for number in 0..1 + rng.below(2) as u8 {
         let store = bucket.open(&mut rng).await;
@@ -294,8 +313,8 @@ async fn live(mut rng: Rng, fails: bool, go_away: bool) {
         host.ask(&Ask::Publish).await;
         host.store.settle().await;
     }
-    let all: Vec<Key> = before(&account.published, u64::MAX).into_iter().chain(old).collect();
-    hosts[0].assert_findable(None, &all).await;
+    let all = before(&account.published, u64::MAX);
+    hosts[0].assert_findable(None, &[]).await;
     for host in &hosts {
         for key in before(&host.sure, u64::MAX) {
             assert!(all.contains(&key), "{key} was promised by the last publish");
@@ -326,5 +345,105 @@ fn callers_of_a_bucket_that_go_away_take_nothing_with_them() {
     explore("callers_of_a_bucket_that_go_away_take_nothing_with_them", |mut rng| {
         let fails = rng.below(2) == 0;
         Box::pin(live(rng, fails, true))
+    });
+}
+
+/// A disk in memory.
+struct Disk(Vec<u8>, usize);
+
+impl DiskSource for Disk {
+    fn size(&self) -> Option<u64> {
+        Some(self.0.len() as u64)
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        let len = (self.0.len() - self.1).min(buf.len());
+        if len == 0 {
+            return Ok(Next::End);
+        }
+        buf[..len].copy_from_slice(&self.0[self.1..][..len]);
+        self.1 += len;
+        Ok(Next::Data(len))
+    }
+}
+
+fn disk(tag: u8) -> Vec<u8> {
+    // What all have in common, and what none other has.
+    [vec![1; 2 * BLOCK_SIZE], vec![tag; BLOCK_SIZE]].concat()
+}
+
+/// A process that pushes a disk of its own store, and perhaps stops in the midst of it; what it pushed, if that was
+/// reported.
+async fn push(to: Store, tag: u8, image: &'static str, polls: Option<usize>) -> Option<CheckpointId> {
+    let (clock, job) = (FixedClock::default(), Job::default());
+    let from: Store = MemoryStore::new(&clock).unwrap().into();
+    let name = image.parse().unwrap();
+    let made =
+        import(&from, &clock, &name, Disk(disk(tag), 0), ImportOptions::default(), &job).await.unwrap();
+    let what = ImageRef { name: name.clone(), revision: Revision::Back(0) };
+    let (from, to) = (Side { store: &from, place: "here" }, Side { store: &to, place: "there" });
+    // Named again and again while it goes on.
+    let options = TransferOptions { named_every: 1, force: true, ..TransferOptions::default() };
+    let mut pushed = None;
+    let push = async {
+        pushed = Some(transfer(from, to, &what, &name, &clock, options, &job).await);
+    };
+    match polls {
+        None => push.await,
+        Some(polls) => go_away_after(polls, push).await,
+    }
+    let pushed = pushed?.unwrap_or_else(|e| panic!("a push of {tag} to '{image}': {}", e.report()));
+    assert_eq!(pushed.checkpoint, made.checkpoint);
+    Some(made.checkpoint)
+}
+
+async fn content(store: &Store, id: CheckpointId) -> Vec<u8> {
+    let nodes = Arc::new(NodeCache::new(store.chunks.clone(), 1 << 20));
+    let (checkpoint, index) = open_checkpoint(&nodes, id).await.unwrap();
+    let volume = Volume::read_only("a checkpoint", Base::Index(IndexBase::new(index)), checkpoint.size);
+    let mut all = vec![0xEE; checkpoint.size as usize];
+    volume.read(0, &mut all).await.unwrap();
+    all
+}
+
+/// Pushes of the same disk and of others, by handles that are shared or not, to one image or several, while requests
+/// fail and processes stop: what is reported is under its name, and whole; and so is whatever has a name.
+#[test]
+fn pushes_at_once_are_whole_under_their_names() {
+    explore("pushes_at_once_are_whole_under_their_names", |mut rng| {
+        Box::pin(async move {
+            let bucket = Bucket::new(&mut rng).await;
+            let shared = bucket.open(&mut rng).await;
+            let mut tasks = Vec::new();
+            for _ in 0..3 {
+                let handle = if rng.below(2) == 0 { shared.clone() } else { bucket.open(&mut rng).await };
+                let (tag, image) = (2 + rng.below(2) as u8, ["one", "two"][rng.below(2)]);
+                let polls = (rng.below(3) == 0).then(|| 1 + rng.below(30));
+                let push = push(handle.into_store(), tag, image, polls);
+                tasks.push(spawn(async move { (tag, image, push.await) }));
+            }
+            if rng.below(2) == 0 {
+                bucket.fail(1 + rng.below(3), false);
+                bucket.land();
+            }
+            let mut reported = Vec::new();
+            for task in tasks {
+                reported.push(task.await.unwrap());
+            }
+            let there = bucket.copy().open().await.into_store();
+            for (tag, image, pushed) in reported {
+                let Some(id) = pushed else { continue };
+                let found = there.index.read_image(&image.parse().unwrap()).await.unwrap().unwrap();
+                assert!(found.value.history.iter().any(|entry| entry.checkpoint == id), "{tag} in '{image}'");
+                assert_eq!(content(&there, id).await, disk(tag));
+            }
+            for image in ["one", "two"] {
+                let found = there.index.read_image(&image.parse().unwrap()).await.unwrap();
+                for entry in found.iter().flat_map(|found| &found.value.history) {
+                    let held = content(&there, entry.checkpoint).await;
+                    assert!(held == disk(2) || held == disk(3));
+                }
+            }
+        })
     });
 }
