@@ -3,9 +3,11 @@
 use std::{io, path::Path, sync::Arc};
 
 use gabion_store_core::{
-    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId,
-    ops::Job,
+    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId, ErrorKind, Result,
+    chunking::{DiskSource, Next},
+    ops::{ImportOptions, Job, import},
     overlay::{BlockState, Overlay as _},
+    testing::FixedClock,
 };
 use gabion_store_local::{
     fs::{CrashFs, CrashImage, FaultFs, Fs, FsFault, FsOp, MemFs, On, exists, read_whole, replace},
@@ -150,7 +152,7 @@ fn a_lock_left_by_a_power_failure_keeps_nobody_out() {
     let overlay = create(&fs, 10);
     overlay.set_lock_note("process 4711").unwrap();
     let refused = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None).unwrap_err();
-    assert_eq!(refused.kind(), gabion_store_core::ErrorKind::Conflict, "two openers");
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "two openers");
     let mut noted = 0;
     for image in crash.crash().images(1, usize::MAX) {
         let note = LocalOverlay::read_lock_note(image.fs(), Path::new(VOLUME)).unwrap();
@@ -332,7 +334,7 @@ async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
         overlay.flush().await.unwrap();
         overlay.layers()[0].write(3, &[2; BLOCK_SIZE]).unwrap();
         below.fail(On::op(FsOp::Sync).path(".data"), FsFault::EIO);
-        assert_eq!(overlay.flush().await.unwrap_err().kind(), gabion_store_core::ErrorKind::Poisoned);
+        assert_eq!(overlay.flush().await.unwrap_err().kind(), ErrorKind::Poisoned);
         drop(overlay);
         let overlay = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None).unwrap();
         let now = block(&overlay, 3);
@@ -367,4 +369,69 @@ async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
         replace(&replaced, Path::new("/record"), b"x").unwrap_err().kind(),
         io::Error::from_raw_os_error(5).kind()
     );
+}
+
+/// Fault 49: an import is cancelled while a checkpoint relies on the chunks that it stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_relied_on_a_cancelled_import_is_whole() {
+    let mut budget = Budget::new("a_checkpoint_that_relied_on_a_cancelled_import_is_whole", 1);
+    while let Some(seed) = budget.round() {
+        let size = 300 * BLOCK_SIZE;
+        let mut life = Life::new(seed, size);
+        let process = life.start().await;
+        life.write(&process, 0, size).await.unwrap();
+        // It gives the same disk and waits at its end, until it is cancelled in the midst of the checkpoint.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (given, all_given) = tokio::sync::oneshot::channel();
+        let disk = Waiting { disk: life.model.lock().disk.bytes(), at: 0, given: Some(given), ended };
+        let (store, job) = (process.opened.home.store.clone(), Job::default());
+        let importing = tokio::spawn({
+            let job = job.clone();
+            async move {
+                let name = "other".parse().unwrap();
+                import(&store, &FixedClock::default(), &name, disk, ImportOptions::default(), &job).await
+            }
+        });
+        all_given.await.unwrap();
+        process.faults.on(move |op, path| {
+            if op == FsOp::Sync && path.to_string_lossy().contains("/packs/") {
+                job.cancel.cancel();
+                // Nobody listens any more if this is not the first sync.
+                let _ = end.send(());
+            }
+            Ok(())
+        });
+        life.checkpoint(&process).await.unwrap();
+        let cancelled = importing.await.unwrap().unwrap_err();
+        assert_eq!(cancelled.kind(), ErrorKind::Cancelled, "{}", cancelled.report());
+        drop(process);
+        survive_all(&mut life, &mut budget, 8).await;
+    }
+    budget.end();
+}
+
+/// A disk that is given whole, and whose end is told later.
+struct Waiting {
+    disk: Vec<u8>,
+    at: usize,
+    given: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl DiskSource for Waiting {
+    fn size(&self) -> Option<u64> {
+        Some(self.disk.len() as u64)
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        let len = buf.len().min(self.disk.len() - self.at);
+        if len > 0 {
+            buf[..len].copy_from_slice(&self.disk[self.at..][..len]);
+            self.at += len;
+            return Ok(Next::Data(len));
+        }
+        self.given.take().map(|given| given.send(()));
+        let _ = self.ended.recv();
+        Ok(Next::End)
+    }
 }
