@@ -78,7 +78,7 @@ fn name(text: &str) -> ImageName {
     text.parse().unwrap()
 }
 
-/// Fault 51: what was not ingested is an error from then on, a checkpoint is a conflict and gets no name, and what the
+/// Row 51: what was not ingested is an error from then on, a checkpoint is a conflict and gets no name, and what the
 /// guest wrote and flushed is there.
 #[tokio::test]
 async fn a_file_changed_by_another_makes_no_checkpoint() {

@@ -91,6 +91,7 @@ pub(crate) fn load(
     }
 }
 
+/// Row 16.
 #[test]
 fn a_killed_server_keeps_what_was_flushed() {
     let seed = 0x6761_6269_6f6e;
@@ -147,6 +148,7 @@ fn a_killed_server_keeps_what_was_flushed() {
     home.run(["check"]);
 }
 
+/// Row 41.
 #[test]
 fn a_live_checkpoint_is_one_point_in_time() {
     let home = Home::new();
@@ -209,7 +211,7 @@ fn a_checkpoint_outlives_its_volume() {
     home.run(["check"]);
 }
 
-/// Fault 52: the image that a volume was made of is removed, while the volume is stopped.
+/// Row 52: the image that a volume was made of is removed, while the volume is stopped.
 #[test]
 fn a_volume_outlives_its_image() {
     let home = Home::new();
@@ -226,5 +228,5 @@ fn a_volume_outlives_its_image() {
     disk[4096..8192].copy_from_slice(&stamp(9, 9));
     home.run(["checkpoint", "mine"]);
     server.terminate();
-    assert!(home.run(["export", "mine", "-", "--image"]) == disk, "the checkpoint is another disk");
+    assert!(home.run(["export", "mine", "-"]) == disk, "the checkpoint is another disk");
 }

@@ -30,7 +30,7 @@ fn lie(life: &mut Life) -> (On, FsFault) {
 }
 
 /// Whatever it is that was misread: a start or a request fails as damaged, or has the right bytes; nothing wrong is
-/// stored because of it, and the next process finds everything that was promised.
+/// stored because of it, and the next process finds everything that was promised. Rows 11 and 12.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_misread_is_an_error_and_leaves_nothing_wrong_behind() {
     let mut budget = Budget::new("a_misread_is_an_error_and_leaves_nothing_wrong_behind", 5);

@@ -49,6 +49,7 @@ fn block(overlay: &LocalOverlay, block: u64) -> Option<u8> {
 }
 
 /// A record whose rename was not synced is old or new, never empty, and its name leads to a whole file at any time.
+/// Row 3.
 #[test]
 fn a_record_is_old_or_new_and_never_empty() {
     let (crash, fs) = new();
@@ -70,7 +71,7 @@ fn a_record_is_old_or_new_and_never_empty() {
     }
 }
 
-/// The folder of a new file was not synced: the name is gone, or leads to the file.
+/// The folder of a new file was not synced: the name is gone, or leads to the file. Row 2.
 #[test]
 fn a_name_in_a_folder_that_was_not_synced_is_gone_or_leads_to_its_file() {
     let (crash, fs) = new();
@@ -89,7 +90,7 @@ fn a_name_in_a_folder_that_was_not_synced_is_gone_or_leads_to_its_file() {
 }
 
 /// A flush was cut off: of a batch of several sectors any may have arrived. It counts as a whole or not at all, and
-/// what was flushed before is kept.
+/// what was flushed before is kept. Row 4.
 #[tokio::test]
 async fn a_torn_tail_of_the_journal_is_dropped_and_earlier_batches_are_kept() {
     let (crash, fs) = new();
@@ -121,7 +122,7 @@ async fn a_torn_tail_of_the_journal_is_dropped_and_earlier_batches_are_kept() {
     assert!(none > 5 && all > 0, "{none} {all}");
 }
 
-/// Files of a dropped layer come back: they count for nothing, and the next start removes them.
+/// Files of a dropped layer come back: they count for nothing, and the next start removes them. Row 6.
 #[tokio::test]
 async fn an_unlink_that_is_undone_leaves_nothing_but_an_orphan() {
     let (crash, fs) = new();
@@ -145,7 +146,7 @@ async fn an_unlink_that_is_undone_leaves_nothing_but_an_orphan() {
 }
 
 /// The machine failed with the volume in use. The file of the lock is there, with a note of whoever had it, and the lock
-/// died with the process, whatever process has its number now.
+/// died with the process, whatever process has its number now. Row 18.
 #[test]
 fn a_lock_left_by_a_power_failure_keeps_nobody_out() {
     let (crash, fs) = new();
@@ -163,7 +164,7 @@ fn a_lock_left_by_a_power_failure_keeps_nobody_out() {
 }
 
 /// A block was trimmed, the power failed, and part of the block is written: the rest is zeros, or what it was if the trim
-/// is lost, and never stale bytes below a trim that is there.
+/// is lost, and never stale bytes below a trim that is there. Row 45.
 #[tokio::test]
 async fn a_partial_write_after_a_trim_and_a_power_failure_is_filled_up_with_what_is_shown() {
     let mut budget = Budget::new("a_partial_write_after_a_trim_and_a_power_failure", 2);
@@ -225,7 +226,7 @@ fn meanwhile(
 }
 
 /// A block is written, and ones that are being flushed are trimmed and written, between the moment in which a flush
-/// takes what it is about and its journal: what is journalled is what was synced.
+/// takes what it is about and its journal: what is journalled is what was synced. Row 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
     let mut budget = Budget::new("a_write_that_races_a_flush_is_left_to_the_next_one", 1);
@@ -250,7 +251,7 @@ async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
 }
 
 /// A write is answered after the flush with which a checkpoint begins, and before the layer it went to is frozen: the
-/// next flush makes it durable, whatever becomes of the checkpoint.
+/// next flush makes it durable, whatever becomes of the checkpoint. Row 46.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
     let mut budget = Budget::new("a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush", 1);
@@ -273,6 +274,7 @@ async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
 }
 
 /// The journal is replaced by a short one when it is long; the power fails at each step of that, and a process dies.
+/// Row 15.
 #[tokio::test]
 async fn compaction_of_the_journal() {
     let (crash, fs) = new();
@@ -321,7 +323,7 @@ async fn compaction_of_the_journal() {
 }
 
 /// The sync of a block that was written over fails: memory shows the new bytes, and the disk may have any of both. What
-/// the next start shows, and a flush then promises, is what the disk has.
+/// the next start shows, and a flush then promises, is what the disk has. Row 7.
 #[tokio::test]
 async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
     let mut shown = Vec::new();
@@ -348,7 +350,7 @@ async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
     assert!(shown.contains(&Some(1)) && shown.contains(&Some(2)));
 }
 
-/// A folder's sync fails after a record was renamed: nothing is reported, and nothing more is taken.
+/// A folder's sync fails after a record was renamed: nothing is reported, and nothing more is taken. Row 8.
 #[tokio::test]
 async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
     let below = FaultFs::new(Arc::new(MemFs::new()));
@@ -371,7 +373,7 @@ async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
     );
 }
 
-/// Fault 49: an import is cancelled while a checkpoint relies on the chunks that it stored.
+/// Row 49: an import is cancelled while a checkpoint relies on the chunks that it stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_that_relied_on_a_cancelled_import_is_whole() {
     let mut budget = Budget::new("a_checkpoint_that_relied_on_a_cancelled_import_is_whole", 1);
