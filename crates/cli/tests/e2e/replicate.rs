@@ -97,7 +97,8 @@ fn a_served_volume_is_published_as_it_changes() {
     until(&home, "current");
     write(&server, 3, 7);
     let now = until(&home, "current");
-    assert_eq!((&now["image"], &now["epoch"], &now["failures"]), (&"vm".into(), &1.into(), &0.into()));
+    assert_eq!((&now["image"], &now["failures"]), (&"vm".into(), &0.into()));
+    assert!(now["epoch"].as_u64().is_some_and(|epoch| epoch > 0), "{now}");
     assert!(store.export("vm")[3 * BLOCK..4 * BLOCK] == stamp(3, 7));
     // Nothing is written, so nothing is published; and a stop has nothing left to do.
     let history = store.history("vm");
@@ -126,10 +127,11 @@ fn two_servers_fight_over_a_name() {
     client.flush().expect("a remote flush");
     assert!(store.export("vm")[..BLOCK] == stamp(0, 1));
 
-    let before = store.history("vm");
+    let (before, epoch) = (store.history("vm"), replication(&a)["epoch"].clone());
     let b = store.host(None);
     let new = b.serve(["vm", "--replicate", "--every", "20ms"]);
-    assert_eq!(until(&b, "current")["epoch"], 2);
+    let theirs = until(&b, "current")["epoch"].clone();
+    assert!(epoch.is_u64() && theirs.is_u64() && epoch != theirs, "{epoch} {theirs}");
     // The new one has published nothing yet, and the old one can't any more.
     assert_eq!(store.history("vm"), before);
     client.write(0, &stamp(0, 2)).expect("a write");

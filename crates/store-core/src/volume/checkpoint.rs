@@ -64,9 +64,9 @@ pub enum Append {
     Any,
     /// As the image's owner, who got this writer epoch when he claimed it; `Conflict` if it is another by now.
     Owner(u64),
-    /// As the first checkpoint of an image that this writer owns from then on, with epoch 1; `AlreadyExists` if
-    /// there is one.
-    Create,
+    /// As the first checkpoint of an image that this writer owns from then on, with this [new](crate::ops::new_epoch)
+    /// epoch; `AlreadyExists` if there is one.
+    Create(u64),
 }
 
 /// A checkpoint that was made.
@@ -196,7 +196,7 @@ impl FrozenView {
         let (create, epoch) = match options.append {
             Append::Any => (false, None),
             Append::Owner(epoch) => (false, Some(epoch)),
-            Append::Create => (true, Some(1)),
+            Append::Create(epoch) => (true, Some(epoch)),
         };
         let what = Publish {
             nodes: &ingested.written.nodes,

@@ -309,7 +309,36 @@ impl Inner {
         placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.reach(&place))
     }
 
+    /// Which of the entries need not be stored. As long as anything is damaged here, that is no node and no checkpoint:
+    /// so whoever has them looks at what is below, and stores again what is damaged of it.
     fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        if kind != ChunkKind::Data && self.is_damaged()? {
+            return Ok(vec![false; ids.len()]);
+        }
+        self.holds(kind, ids)
+    }
+
+    /// Whether anything was found damaged that no other pack has by now. What is healed is forgotten.
+    fn is_damaged(&self) -> Result<bool> {
+        if !self.damaged.any() {
+            return Ok(false);
+        }
+        let mut known = self.damaged.known();
+        known.sort_unstable();
+        let keys: Vec<EntryKey> = known.iter().map(|(key, _)| *key).collect();
+        let (live, _) = self.locators.reload()?;
+        let found = self.locators.find(&live, &keys);
+        let healed = known
+            .iter()
+            .zip(&found)
+            .filter(|((_, pack), found)| placed(found).is_some_and(|place| place.pack != *pack));
+        let healed: Vec<_> = healed.map(|(known, _)| *known).collect();
+        self.damaged.remove(&healed);
+        Ok(healed.len() < known.len())
+    }
+
+    /// Which of the entries are here.
+    fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
         let generation = self.locators.live().catalog.condemn_generation;
         let found = self.find_now(&keys)?;

@@ -144,6 +144,9 @@ pub async fn transfer(
             tracing::debug!("image '{to_image}' in {}: once more after: {}", to.place, error.report());
             continue;
         }
+        if entries.is_empty() {
+            to.store.index.settle().await?;
+        }
         let Sent { chunks, nodes, skipped, bytes, .. } = sent;
         let checkpoint = named.checkpoint;
         return Ok(Transferred { checkpoint, size: named.size, published, chunks, nodes, skipped, bytes });
