@@ -114,6 +114,7 @@ async fn life(report: Report, n: u64, seed: u64, budget: &mut Budget) -> bool {
     ended
 }
 
+/// Rows 2, 3 and 16.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_process_left_is_durable_once_it_is_reported() {
     let mut budget = Budget::new("what_a_killed_process_left_is_durable_once_it_is_reported", 2);

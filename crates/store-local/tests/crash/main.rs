@@ -16,6 +16,7 @@ mod ends;
 mod hints;
 mod images;
 mod left;
+mod lies;
 mod life;
 mod rig;
 mod single;

@@ -79,7 +79,7 @@ async fn a_displaced_writer_is_told_and_changes_nothing() {
     assert!(store.index.read_catalog().await.unwrap().value.pending.is_empty());
 }
 
-/// An epoch is nobody else's, whatever becomes of the image in between.
+/// An epoch is nobody else's, whatever becomes of the image in between. Row 38.
 #[tokio::test]
 async fn a_writer_of_an_image_that_was_made_anew_is_told() {
     let (store, vm) = (memory(), name("vm"));
@@ -110,7 +110,7 @@ async fn a_writer_of_an_image_that_was_made_anew_is_told() {
     assert_eq!(history(&store).await, [6, 5]);
 }
 
-/// Its write is on the way when another takes over.
+/// Its write is on the way when another takes over. Row 38.
 #[tokio::test]
 async fn a_zombie_that_wakes_up_cannot_publish() {
     for (call, after) in [(Call::Sync, false), (Call::WriteCatalog, true), (Call::WriteImage, false)] {
