@@ -226,14 +226,14 @@ async fn a_transfer_heals_what_was_found_damaged_in_the_target() {
         );
     }
     // What is new is in the middle, far from what is damaged.
-    disk[4 << 20] ^= 1;
+    disk[5 << 20] ^= 1;
     add(&here.open(), &disk).await;
     let done = run(&here.open(), &there.open()).await.unwrap();
     assert!(done.chunks >= 3 && done.bytes < 2 << 20, "{done:?}");
     assert_whole(&there.open()).await;
 
     // From here on what is there is believed again.
-    disk[4 << 20] ^= 2;
+    disk[5 << 20] ^= 2;
     add(&here.open(), &disk).await;
     let done = run(&here.open(), &there.open()).await.unwrap();
     assert_eq!(done.nodes, 2);
