@@ -26,7 +26,7 @@ use gabion_store_core::{
     Error, ErrorKind, ImageName, Result, Store,
     format::image_record::{HistoryEntry, ImageRecord},
     index::NodeCache,
-    ops::{ImageRef, Job, Revision, Side, TransferOptions, open_checkpoint, resolve, transfer},
+    ops::{ImageRef, Job, NewBase, Revision, Side, TransferOptions, open_checkpoint, resolve, transfer},
     stores::{Cached, MemoryCache, Stack},
     volume::{CheckpointOptions, Checkpointed, Frozen, Home},
 };
@@ -167,6 +167,9 @@ impl OpenVolume {
                 let options = TransferOptions {
                     force: true,
                     epoch: self.epoch_for(&record.name, known.is_some())?,
+                    // By its pin the volume's replication knows it as the volume's own, until a newer one is published.
+                    pin: (record.name == self.name)
+                        .then(|| NewBase { volume: self.id(), base: self.volume.base() }),
                     ..TransferOptions::default()
                 };
                 let from = Side { store: &store, place: "the volume's staged checkpoints" };

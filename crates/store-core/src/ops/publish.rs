@@ -335,9 +335,20 @@ async fn write_record(store: &Store, record: &mut ImageRecord, expected: Option<
 /// **Errors**: `NotFound` if there is no such image: its writer creates it, with epoch 1. **Cancel safety**: the
 /// epoch may have been raised, which displaces the writer before.
 pub async fn claim(store: &Store, image: &ImageName) -> Result<u64> {
+    raise_epoch(store, image, None).await
+}
+
+/// As [`claim`], for who has looked at the image's newest checkpoint and takes over nothing else: `Conflict`, and
+/// nobody is displaced, if the image has another one by now.
+pub async fn claim_seen(store: &Store, seen: &Versioned<ImageRecord>) -> Result<u64> {
+    raise_epoch(store, &seen.value.name, Some(seen)).await
+}
+
+async fn raise_epoch(store: &Store, image: &ImageName, seen: Option<&Versioned<ImageRecord>>) -> Result<u64> {
     for attempt in 0..ATTEMPTS {
-        let found = match attempt {
-            0 => store.index.recall_image(image).await?,
+        let found = match (attempt, seen) {
+            (0, Some(seen)) => Some(seen.clone()),
+            (0, None) => store.index.recall_image(image).await?,
             _ => store.index.read_image(image).await?,
         };
         let found = match found {
@@ -347,6 +358,13 @@ pub async fn claim(store: &Store, image: &ImageName) -> Result<u64> {
         let Some(Versioned { value: mut record, version }) = found else {
             return Err(Error::not_found(format!("there is no image '{image}'")));
         };
+        let newest = |record: &ImageRecord| record.history.first().map(|newest| newest.checkpoint);
+        if seen.is_some_and(|seen| newest(&seen.value) != newest(&record)) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("image '{image}' got another checkpoint while it was taken over"),
+            ));
+        }
         record.writer_epoch = record
             .writer_epoch
             .checked_add(1)

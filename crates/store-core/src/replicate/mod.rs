@@ -32,16 +32,18 @@ pub use flush_remote::FlushRemote;
 pub use status::{Replicated, ReplicationState, ReplicationStatus};
 
 use crate::{
-    Error, ErrorKind, Result,
+    CheckpointId, Error, ErrorKind, Result,
     clock::Timestamp,
     format::image_record::ImageRecord,
-    ops::{Job, claim},
+    ops::{Job, claim, claim_seen},
     sync::Mutex,
     volume::{Append, CheckpointOptions, Home, Volume},
 };
 
 /// After failures the pause doubles, up to so many times.
 const MAX_DOUBLINGS: u32 = 3;
+/// Attempts at taking over an image that others publish to meanwhile.
+const CLAIMS: usize = 4;
 
 /// Publishes a volume to an image of its home store, for as long as it is asked to.
 ///
@@ -168,7 +170,7 @@ impl Replicator {
             return Err(displaced);
         }
         let owner = self.state.lock().epoch.map(Append::Owner);
-        let append = match owner {
+        let mut append = match owner {
             Some(owner) => owner,
             None => self.claim().await?,
         };
@@ -177,6 +179,10 @@ impl Replicator {
         }
         if let Some(before) = &self.before {
             before().await?;
+            if append == Append::Create {
+                // It may have made the image, of what was staged.
+                append = self.claim().await?;
+            }
         }
         let must_look = self.volume.unfinished() > 0 || !self.volume.changed();
         if let (true, Append::Owner(epoch)) = (must_look, append) {
@@ -209,10 +215,11 @@ impl Replicator {
 
     /// Takes the image over, if there is one.
     async fn claim(&self) -> Result<Append> {
-        if !self.take_over {
-            self.goes_on().await?;
-        }
-        match claim(&self.home.store, &self.options.image).await {
+        let claimed = match self.take_over {
+            true => claim(&self.home.store, &self.options.image).await,
+            false => self.claim_own().await,
+        };
+        match claimed {
             Ok(epoch) => {
                 self.state.lock().epoch = Some(epoch);
                 Ok(Append::Owner(epoch))
@@ -222,25 +229,40 @@ impl Replicator {
         }
     }
 
-    /// `Conflict` if there is an image whose newest checkpoint the volume does not go on from.
-    async fn goes_on(&self) -> Result<()> {
+    /// Takes the image over if the volume goes on from its newest checkpoint. `Conflict` if it does not; `NotFound` if
+    /// there is no image.
+    async fn claim_own(&self) -> Result<u64> {
         let image = &self.options.image;
-        let found = self.home.store.index.read_image(image).await?;
-        let Some(newest) = found.and_then(|found| found.value.history.first().copied()) else {
-            return Ok(());
-        };
-        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest.checkpoint)
-            .await?
-        {
+        let mut overtaken = None;
+        for _ in 0..CLAIMS {
+            let Some(seen) = self.home.store.index.read_image(image).await? else {
+                return Err(Error::not_found(format!("there is no image '{image}'")));
+            };
+            if let Some(newest) = seen.value.history.first() {
+                self.goes_on_from(newest.checkpoint).await?;
+            }
+            match claim_seen(&self.home.store, &seen).await {
+                // What came meanwhile is looked at, too.
+                Err(error) if error.kind() == ErrorKind::Conflict => overtaken = Some(error),
+                claimed => return claimed,
+            }
+        }
+        Err(overtaken.expect("an attempt was made"))
+    }
+
+    /// `Conflict`, for good, if the volume does not go on from the image's newest checkpoint.
+    async fn goes_on_from(&self, newest: CheckpointId) -> Result<()> {
+        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest).await? {
             return Ok(());
         }
         let error = Error::new(
             ErrorKind::Conflict,
             format!(
-                "image '{image}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
+                "image '{}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
                  replicated, and keeps its data; publish it under another name with 'gabion checkpoint VOLUME OTHER', \
                  or append it to the image all the same with 'gabion serve VOLUME --replicate --take-over'",
-                newest.checkpoint.short()
+                self.options.image,
+                newest.short()
             ),
         );
         self.state.lock().displaced = Some(error.clone());
