@@ -10,8 +10,8 @@
 //! 2. Their content goes to the store beside, is synced and named there. The volume's record stays as it is, and so do
 //!    the layers: the store beside is a copy of what is in them, nothing rests on it. *Killed*: as after 1, or as
 //!    after 2.
-//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first, and named there. *Killed*: what home has under
-//!    that name is not sent again.
+//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first,
+//!    named there, and pinned as the volume's. *Killed*: what home has under that name is not sent again.
 //! 4. Once home has all of them, the store beside goes, names first. *Killed*: 3 finds nothing to send, and goes on.
 //! 5. The layers go with the first checkpoint that home takes, as always: when home has what they hold.
 //!

@@ -18,7 +18,11 @@ pub(super) async fn goes_on_from(
     }
     let catalog = home.store.index.read_catalog().await?.value;
     if catalog.pins.iter().any(|pin| pin.owner == owner && pin.checkpoint == checkpoint) {
-        return Ok(true);
+        // Made from what the volume stands on, unless this is an older copy of the volume's folder.
+        let (made, _) = open_checkpoint(&home.nodes, checkpoint).await?;
+        if made.parent == base {
+            return Ok(true);
+        }
     }
     let mut next = base;
     for _ in 0..MOST_PARENTS {

@@ -67,7 +67,7 @@ impl Host {
         self.replicator.status().state
     }
 
-    async fn checkpoint(&self, image: &str) -> Result<crate::CheckpointId> {
+    async fn checkpoint(&self, image: &str) -> Result<CheckpointId> {
         let mut options = options(image, 1);
         if image == "vm" {
             options.append = self.replicator.append();
@@ -356,7 +356,8 @@ async fn an_image_made_of_what_was_staged_is_its_own() {
             let checkpoint = store_checkpoint(&beside, &staged).await?;
             let entry = HistoryEntry { checkpoint, size: SIZE, created: Timestamp(5) };
             let pin = Some(NewBase { volume: VolumeId::from_bytes([1; 16]), base: None });
-            let what = Publish { epoch: Some(1), pin, ..Publish::append(&name("vm"), entry) };
+            let image = name("vm");
+            let what = Publish { epoch: Some(1), pin, ..Publish::append(&image, entry) };
             publish(&beside, &*clock, what).await.map(drop)
         })
     }));
@@ -378,6 +379,21 @@ async fn what_a_killed_writer_published_is_its_own() {
     assert_eq!(byte_of(&store, 0).await, 2);
     let other = Host::new(&store, 3, None).await;
     assert_eq!(other.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// A volume's folder that was put back from a copy is behind what the volume published since.
+#[tokio::test]
+async fn an_older_copy_of_a_volume_covers_nothing() {
+    let store = memory();
+    let lost = Host::new(&store, 1, None).await;
+    for byte in 1..4 {
+        lost.write(0, byte).await;
+        lost.replicator.round().await.unwrap();
+    }
+    let copy = Host::new(&store, 1, None).await;
+    copy.write(0, 9).await;
+    assert_eq!(copy.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!((copy.state(), byte_of(&store, 0).await), (ReplicationState::Displaced, 3));
 }
 
 #[tokio::test]
