@@ -10,8 +10,8 @@
 //! 2. Their content goes to the store beside, is synced and named there. The volume's record stays as it is, and so do
 //!    the layers: the store beside is a copy of what is in them, nothing rests on it. *Killed*: as after 1, or as
 //!    after 2.
-//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first, and named there. *Killed*: what home has under
-//!    that name is not sent again.
+//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first,
+//!    named there, and pinned as the volume's. *Killed*: what home has under that name is not sent again.
 //! 4. Once home has all of them, the store beside goes, names first. *Killed*: 3 finds nothing to send, and goes on.
 //! 5. The layers go with the first checkpoint that home takes, as always: when home has what they hold.
 //!
@@ -26,7 +26,10 @@ use gabion_store_core::{
     Error, ErrorKind, ImageName, Result, Store,
     format::image_record::{HistoryEntry, ImageRecord},
     index::NodeCache,
-    ops::{ImageRef, Job, Revision, Side, TransferOptions, new_epoch, open_checkpoint, resolve, transfer},
+    ops::{
+        ImageRef, Job, NewBase, Revision, Side, TransferOptions, new_epoch, open_checkpoint, resolve,
+        transfer,
+    },
     stores::{Cached, MemoryCache, Stack},
     volume::{CheckpointOptions, Checkpointed, Frozen, Home},
 };
@@ -171,7 +174,14 @@ impl OpenVolume {
                     name: record.name.clone(),
                     revision: Revision::Id(entry.checkpoint.to_string()),
                 };
-                let options = TransferOptions { force: true, epoch, ..TransferOptions::default() };
+                let options = TransferOptions {
+                    force: true,
+                    epoch,
+                    // By its pin the volume's replication knows it as the volume's own, until a newer one is published.
+                    pin: (record.name == self.name)
+                        .then(|| NewBase { volume: self.id(), base: self.volume.base() }),
+                    ..TransferOptions::default()
+                };
                 let from = Side { store: &store, place: "the volume's staged checkpoints" };
                 let to = Side { store: &self.home.direct, place: &place };
                 transfer(from, to, &what, &record.name, &*self.clock, options, job).await?;

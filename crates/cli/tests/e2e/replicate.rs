@@ -455,6 +455,42 @@ fn a_bucket_that_is_gone_takes_only_what_is_there() {
     server.terminate();
 }
 
+/// A checkpoint that was staged and then sent home is the volume's own, whoever sent it: replication goes on from it.
+#[test]
+fn what_was_staged_is_no_other_writers() {
+    for sent_by_a_plain_server in [true, false] {
+        let store = Shared::in_bucket();
+        let net = store.cloud.as_ref().expect("it is in a bucket");
+        let home = store.home();
+        home.file("disk", &stamp(7, 1).repeat(16));
+        home.run(["import", "./disk", "base"]);
+        home.run(["create", "vm", "--from", "base"]);
+        let server = home.serve(["vm"]);
+        // A delta needs the index that it is one of: what was read is in the cache.
+        let mut client = write(&server, 1, 1);
+        client.read(0, &mut vec![0; 16 * BLOCK]).expect("a read");
+        net.cloud.unplug();
+        let staged = tools::output(&mut home.gabion(["checkpoint", "vm"]));
+        assert_eq!(staged.status.code(), Some(9), "{staged:?}");
+        server.terminate();
+        net.cloud.plug();
+        if sent_by_a_plain_server {
+            let server = home.serve(["vm"]);
+            let start = Instant::now();
+            while home.json(["ls"])["staged"].as_array().is_some_and(|staged| !staged.is_empty()) {
+                assert!(start.elapsed() < PATIENCE, "it is not sent");
+            }
+            server.terminate();
+        }
+        let server = home.serve(["vm", "--flush", "remote", "--every", "1h"]);
+        write(&server, 2, 2).flush().expect("a flush that home has");
+        until(&home, "current");
+        let disk = store.export("vm");
+        assert!(disk[BLOCK..2 * BLOCK] == stamp(1, 1) && disk[2 * BLOCK..3 * BLOCK] == stamp(2, 2));
+        server.terminate();
+    }
+}
+
 /// As [`replication`], where the rest of what is shown can't be had.
 fn replication_of_failing(home: &Home) -> Value {
     let shown = tools::output(&mut home.gabion(["show", "vm", "--json"]));

@@ -115,6 +115,15 @@ impl Catalog {
         }
     }
 
+    /// Lists an object that was replaced. One that is listed already, as what two images had in common may be, or that
+    /// finds no room stays as it is: a catalog that can't be written would end all publishing.
+    pub fn add_replaced(&mut self, replaced: Replaced) {
+        let known = self.replaced.iter().any(|known| known.key() == replaced.key());
+        if !known && self.replaced.len() < Self::MAX_LIST {
+            self.replaced.push(replaced);
+        }
+    }
+
     /// Encodes the catalog. Lists that are sorted in the format need not be sorted here; elements that are
     /// twice there, and lists of more than [`MAX_LIST`](Self::MAX_LIST) elements, are `Invalid`.
     pub fn encode(&self) -> Result<Vec<u8>> {

@@ -32,7 +32,7 @@ pub use flush_remote::FlushRemote;
 pub use status::{Replicated, ReplicationState, ReplicationStatus};
 
 use crate::{
-    Error, ErrorKind, Result,
+    CheckpointId, Error, ErrorKind, Result,
     clock::Timestamp,
     format::image_record::ImageRecord,
     ops::{Job, claim_as_found, new_epoch},
@@ -42,6 +42,8 @@ use crate::{
 
 /// After failures the pause doubles, up to so many times.
 const MAX_DOUBLINGS: u32 = 3;
+/// Attempts at taking over an image that others publish to meanwhile.
+const CLAIMS: usize = 4;
 
 /// Publishes a volume to an image of its home store, for as long as it is asked to.
 ///
@@ -168,7 +170,7 @@ impl Replicator {
             return Err(displaced);
         }
         let owner = self.state.lock().epoch.map(Append::Owner);
-        let append = match owner {
+        let mut append = match owner {
             Some(owner) => owner,
             None => self.claim().await?,
         };
@@ -177,6 +179,10 @@ impl Replicator {
         }
         if let Some(before) = &self.before {
             before().await?;
+            if matches!(append, Append::Create(_)) {
+                // It may have made the image, of what was staged.
+                append = self.claim().await?;
+            }
         }
         let must_look = self.volume.unfinished() > 0 || !self.volume.changed();
         if let (true, Append::Owner(epoch)) = (must_look, append) {
@@ -211,41 +217,40 @@ impl Replicator {
 
     /// Takes the image over, if there is one.
     async fn claim(&self) -> Result<Append> {
-        loop {
+        let mut overtaken = None;
+        for _ in 0..CLAIMS {
             let Some(found) = self.home.store.index.read_image(&self.options.image).await? else {
                 return Ok(Append::Create(new_epoch()?));
             };
-            if !self.take_over {
-                self.goes_on(&found.value).await?;
+            if let (false, Some(newest)) = (self.take_over, found.value.history.first()) {
+                self.goes_on_from(newest.checkpoint).await?;
             }
             match claim_as_found(&self.home.store, found).await {
                 Ok(epoch) => {
                     self.state.lock().epoch = Some(epoch);
                     return Ok(Append::Owner(epoch));
                 }
-                // What was published meanwhile may be another's: look again.
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                // What came meanwhile may be another's: look again.
+                Err(error) if error.kind() == ErrorKind::Conflict => overtaken = Some(error),
                 Err(error) => return Err(error),
             }
         }
+        Err(overtaken.expect("an attempt was made"))
     }
 
-    /// `Conflict`, for good, if the image's newest checkpoint is one that the volume does not go on from.
-    async fn goes_on(&self, record: &ImageRecord) -> Result<()> {
-        let image = &self.options.image;
-        let Some(newest) = record.history.first() else { return Ok(()) };
-        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest.checkpoint)
-            .await?
-        {
+    /// `Conflict`, for good, if the volume does not go on from the image's newest checkpoint.
+    async fn goes_on_from(&self, newest: CheckpointId) -> Result<()> {
+        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest).await? {
             return Ok(());
         }
         let error = Error::new(
             ErrorKind::Conflict,
             format!(
-                "image '{image}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
+                "image '{}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
                  replicated, and keeps its data; publish it under another name with 'gabion checkpoint VOLUME OTHER', \
                  or append it to the image all the same with 'gabion serve VOLUME --replicate --take-over'",
-                newest.checkpoint.short()
+                self.options.image,
+                newest.short()
             ),
         );
         self.state.lock().displaced = Some(error.clone());

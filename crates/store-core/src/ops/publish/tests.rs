@@ -373,3 +373,19 @@ async fn a_publish_that_fails_takes_no_root_of_another() {
     let roots = store.index.read_catalog().await.unwrap().value.pending;
     assert_eq!(roots.iter().map(|root| root.checkpoint).collect::<Vec<_>>(), [entry(2).checkpoint]);
 }
+
+/// Images that went on from one another name the same objects, and each replaces them: the catalog takes that.
+#[tokio::test]
+async fn what_two_images_replace_is_listed_once() {
+    let store = memory();
+    let boot_trace = Some(MapId::from_bytes([9; 16]));
+    for (image, first) in [("vm", 1), ("fork", 3)] {
+        for n in [first, first + 1] {
+            let image = name(image);
+            let what = Publish { boot_trace, ..Publish::append(&image, entry(n)) };
+            publish(&store, &clock(), what).await.unwrap();
+        }
+    }
+    let catalog = store.index.read_catalog().await.unwrap().value;
+    assert_eq!((catalog.pending.len(), catalog.replaced.len()), (0, 1));
+}
