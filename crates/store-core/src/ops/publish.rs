@@ -160,10 +160,7 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
         };
         catalog.pending.retain(|root| *root != pending && !held(root));
         let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
-        // What finds no room stays as an orphan; a catalog that is full must not end all publishing.
-        for map in replaced.take(Catalog::MAX_LIST.saturating_sub(catalog.replaced.len())) {
-            catalog.replaced.push(Replaced::Map(*map, clock.now()));
-        }
+        catalog.retire(replaced.map(|map| Replaced::Map(*map, clock.now())));
         Ok(())
     })
     .await;

@@ -124,15 +124,15 @@ struct Inner {
 
 impl LocalStore {
     /// Makes a store in `dir`, which is made if it does not exist (its parent must), and opens it. A
-    /// folder that holds a store already is `AlreadyExists`, one that holds anything else `Invalid`.
-    /// Blocks.
+    /// folder that holds a store already is `AlreadyExists`, one that lost its descriptor `Corrupt`, one that holds
+    /// anything else `Invalid`. Blocks.
     pub fn init(fs: Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<Self> {
         make(&fs, dir, clock)?;
         Self::open(fs, dir)
     }
 
-    /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, a newer
-    /// format `Unsupported`. Blocks.
+    /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, one that lost its
+    /// descriptor `Corrupt`, a newer format `Unsupported`. Blocks.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
         Self::open_with(fs, dir, LocalStoreOptions::default())
     }
@@ -142,6 +142,7 @@ impl LocalStore {
         let folder = Folder::new(fs, dir);
         folder.require_folder()?;
         let Some(text) = folder.read(DESCRIPTOR_KEY, 1 << 20)? else {
+            refuse_remains(&folder)?;
             return Err(if folder.exists("")? {
                 Error::invalid(format!("{} is no store: make one with 'init'", dir.display()))
             } else {
@@ -363,14 +364,27 @@ impl Inner {
 
     /// Appends what was absent as of `checked`.
     fn append(self: &Arc<Self>, checked: &Arc<locators::Live>, entries: Vec<Prepared>) -> Result<()> {
+        self.append_absent(entries, |entries| {
+            let live = self.locators.live();
+            if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
+        })
+    }
+
+    /// Appends entries, those that live locators name among them.
+    fn append_all(self: &Arc<Self>, entries: Vec<Prepared>) -> Result<()> {
+        self.append_absent(entries, |entries| entries)
+    }
+
+    fn append_absent(
+        self: &Arc<Self>,
+        entries: Vec<Prepared>,
+        absent: impl FnOnce(Vec<Prepared>) -> Vec<Prepared>,
+    ) -> Result<()> {
         self.descriptor.features.check_write("the store")?;
         if entries.is_empty() {
             return Ok(());
         }
-        let (full, done) = self.writer.append(entries, |entries| {
-            let live = self.locators.live();
-            if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
-        });
+        let (full, done) = self.writer.append(entries, absent);
         for job in full {
             self.seal_soon(job);
         }
@@ -476,6 +490,7 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     let parent = folder_of(dir);
     fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
     if !folder.exists(DESCRIPTOR_KEY)? {
+        refuse_remains(&folder)?;
         // What an interrupted `init` leaves is no obstacle.
         let known = ["lock", DAMAGED_KEY, layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
         let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
@@ -493,6 +508,7 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     if folder.exists(DESCRIPTOR_KEY)? {
         return Err(Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display())));
     }
+    refuse_remains(&folder)?;
     for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
         folder.make_dir(key)?;
     }
@@ -500,6 +516,24 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     folder.replace(DESCRIPTOR_KEY, Descriptor::new(clock.now())?.encode().as_bytes())?;
     drop(lock);
     Ok(())
+}
+
+/// `Corrupt` if a folder without a descriptor holds more of a store than a new one has, or one that was removed: its
+/// descriptor is lost, and an empty catalog in place of its own would lose it whole.
+fn refuse_remains(folder: &Folder) -> Result<()> {
+    let in_use = || match records::read_catalog(folder) {
+        Ok(found) => Ok(!found.value.pins.is_empty() || !found.value.pending.is_empty()),
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(true),
+        Err(e) => Err(e),
+    };
+    let any = !folder.list(layout::IMAGES)?.is_empty() || folder.exists(layout::CATALOG_KEY)? && in_use()?;
+    if !any {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{} is missing, and the rest of its store is there: 'repair' writes a new one",
+        folder.path(DESCRIPTOR_KEY).display()
+    )))
 }
 
 fn placed(place: &Found) -> Option<Placement> {

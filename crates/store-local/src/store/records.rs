@@ -22,9 +22,10 @@ const MAX_RECORD_LEN: u64 = 64 << 20;
 pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
     let bytes = catalog_bytes(folder)?;
     let value = Catalog::decode(&bytes).map_err(|e| match e.kind() {
-        ErrorKind::Corrupt => {
-            e.context(format!("{}; restore it from a copy of the store", damaged(folder, CATALOG_KEY)))
-        }
+        ErrorKind::Corrupt => e.context(format!(
+            "{}; 'repair' makes a new one of what the packs hold",
+            damaged(folder, CATALOG_KEY)
+        )),
         _ => e.context(damaged(folder, CATALOG_KEY)),
     })?;
     Ok(Versioned { value, version: version_of(&bytes) })
@@ -34,7 +35,7 @@ pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
 pub(super) fn catalog_bytes(folder: &Folder) -> Result<Vec<u8>> {
     folder.read(CATALOG_KEY, MAX_RECORD_LEN)?.ok_or_else(|| {
         Error::corrupt(format!(
-            "{} is missing, without which no entry is found: restore it from a copy of the store",
+            "{} is missing, without which no entry is found: 'repair' makes a new one of what the packs hold",
             folder.path(CATALOG_KEY).display()
         ))
     })
