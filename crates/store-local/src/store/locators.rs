@@ -187,7 +187,9 @@ impl Locators {
                 Err(e) => {
                     let e = Error::with_source(
                         ErrorKind::Corrupt,
-                        format!("the entry may be in locator {id}, which can't be used: run 'check'"),
+                        format!(
+                            "the entry may be in locator {id}, which can't be used: 'repair' makes it anew"
+                        ),
                         e.clone(),
                     );
                     found

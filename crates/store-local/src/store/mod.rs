@@ -149,8 +149,15 @@ impl LocalStore {
                 Error::not_found(format!("there is no store at {}: make one with 'init'", dir.display()))
             });
         };
-        let descriptor =
-            Descriptor::decode(&text).map_err(|e| e.context(format!("store {}", dir.display())))?;
+        let descriptor = Descriptor::decode(&text).map_err(|e| match refuse_remains(&folder) {
+            Err(remains)
+                if remains.kind() == ErrorKind::Corrupt
+                    && matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) =>
+            {
+                Error::with_source(ErrorKind::Corrupt, remains.to_string(), e)
+            }
+            _ => e.context(format!("store {}", dir.display())),
+        })?;
         Encoder::new(options.compression)?;
         Ok(Self(Arc::new(Inner {
             locators: Locators::open(folder.clone(), options.page_cache)?,
@@ -304,22 +311,30 @@ impl Inner {
         }
     }
 
-    /// Whether a place holds the entry, as far as is known. A locator that can't be used is no reason not
-    /// to store an entry once more.
+    /// Whether a place holds the entry, as far as is known.
     fn is_sound(&self, key: &EntryKey, place: &Found) -> bool {
         placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.reach(&place))
     }
 
-    fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+    /// Which entries are here; the error of a locator that can't be used, if only it could tell.
+    fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Result<bool>>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
         let generation = self.locators.live().catalog.condemn_generation;
         let found = self.find_now(&keys)?;
-        let answers: Vec<bool> =
-            keys.iter().zip(&found).map(|(key, place)| self.is_sound(key, place)).collect();
-        if answers.contains(&true) {
+        let answer = |(key, place): (&EntryKey, Found)| {
+            let sound = self.is_sound(key, &place);
+            place.map(|_| sound)
+        };
+        let answers: Vec<Result<bool>> = keys.iter().zip(found).map(answer).collect();
+        if answers.iter().any(|answer| matches!(answer, Ok(true))) {
             self.answered_under(generation);
         }
         Ok(answers)
+    }
+
+    /// As [`holds`](Self::holds); a locator that can't be used is no reason not to store an entry once more.
+    fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        Ok(self.holds(kind, ids)?.into_iter().map(|held| held.unwrap_or(false)).collect())
     }
 
     /// An entry was said to be here under this generation of the catalog.
@@ -485,8 +500,13 @@ impl Inner {
 /// Makes an empty store; the descriptor comes last, so that what has one is whole.
 fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     let folder = Folder::new(fs.clone(), dir);
-    folder.make_dir("")?;
+    let exists = || Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display()));
     folder.require_folder()?;
+    // Nothing is written where there is nothing to make: what can only be read can be read.
+    if folder.exists(DESCRIPTOR_KEY)? {
+        return Err(exists());
+    }
+    folder.make_dir("")?;
     let parent = folder_of(dir);
     fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
     if !folder.exists(DESCRIPTOR_KEY)? {
@@ -506,7 +526,7 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     }
     let lock = folder.lock()?;
     if folder.exists(DESCRIPTOR_KEY)? {
-        return Err(Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display())));
+        return Err(exists());
     }
     refuse_remains(&folder)?;
     for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
@@ -531,7 +551,7 @@ fn refuse_remains(folder: &Folder) -> Result<()> {
         return Ok(());
     }
     Err(Error::corrupt(format!(
-        "{} is missing, and the rest of its store is there: 'repair' writes a new one",
+        "{} is missing or damaged, and the rest of its store is there: 'repair' writes a new one",
         folder.path(DESCRIPTOR_KEY).display()
     )))
 }

@@ -38,7 +38,7 @@ use gabion_store_core::{
 
 use super::{
     LocalStore,
-    check::{check_locator, check_map, read_descriptor, tells_damage, visit_locator},
+    check::{check_locator, check_map, read_descriptor, require, tells_damage, visit_locator},
     closure::References,
     folder::Folder,
     locators::OpenLocator,
@@ -86,12 +86,14 @@ impl LocalStore {
     /// they change it in between, it ends with `Conflict`, and another run goes on.
     ///
     /// **Killed in between**: the store is as damaged as before or less, and another run does the rest. **Memory**: 80
-    /// bytes for each entry. **Errors**: `Unsupported` if anything is of a newer version: that is no damage.
+    /// bytes for each entry. **Errors**: `Unsupported` if anything is of a newer version: that is no damage; `Corrupt`,
+    /// with nothing changed, if the folder of packs or of images is not there.
     pub fn repair(fs: &Arc<dyn Fs>, dir: &Path, options: &RepairOptions, job: &Job) -> Result<RepairReport> {
         let folder = Folder::new(fs.clone(), dir);
         folder.require_folder()?;
         let mut repair = Repair { folder, options, job, report: RepairReport::default() };
         repair.descriptor()?;
+        repair.folders()?;
         let survey = Survey::take(&repair.folder, &options.pins, job)?;
         (repair.report.packs, repair.report.entries) = (survey.packs, survey.sound.len() as u64);
         let rescue = repair.locators(&survey)?;
@@ -322,6 +324,22 @@ impl Repair<'_> {
         self.folder.replace(DESCRIPTOR_KEY, Descriptor::new(self.options.clock.now())?.encode().as_bytes())
     }
 
+    /// Makes the folders again whose content can be made anew. Without the others all would seem lost, and be lost then.
+    fn folders(&mut self) -> Result<()> {
+        require(&self.folder, layout::PACKS)?;
+        require(&self.folder, layout::IMAGES)?;
+        for key in [layout::LOCATORS, layout::MAPS] {
+            if !self.folder.exists(key)? {
+                self.note(format!("make the folder {key}"));
+                if !self.options.dry_run {
+                    self.folder.make_dir(key)?;
+                    self.folder.sync_dir("")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes one locator of all that is whole, if that is needed, and moves aside what nothing names then. Gives the
     /// damaged packs that still hold something that no other has.
     fn locators(&mut self, survey: &Survey) -> Result<BTreeSet<PackId>> {
@@ -372,7 +390,9 @@ impl Repair<'_> {
                         }
                     }
                     // It stays where it is, so that nobody takes the image for removed.
-                    None => self.report.lost.push(format!("the image of record {key}: it can't be read")),
+                    None => self.report.lost.push(format!(
+                        "the image of record {key}: put a copy of that file back, or remove it and make the image anew"
+                    )),
                 },
             }
         }

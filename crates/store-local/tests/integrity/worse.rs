@@ -4,19 +4,20 @@ use std::{path::Path, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
-    CheckpointId, ChunkId, ChunkKind, ChunkStore as _, ErrorKind, IndexStore as _,
+    CheckpointId, ChunkId, ChunkKind, ChunkStore, Error, ErrorKind, IndexStore as _,
     clock::Timestamp,
     format::{
         catalog::Pin,
         node::{Extent, Node},
         rows::EntryKey,
     },
-    ops::{CheckOptions, Depth, Job, pin},
+    ops::{CheckOptions, Depth, Job, heal, pin},
+    stores::Deferred,
     testing::{FixedClock, Rng},
     types::{VolumeId, id_of},
 };
 use gabion_store_local::{
-    fs::{CrashFs, FaultFs, Fs, FsFault, FsOp, MemFs, On, exists},
+    fs::{CrashFs, FaultFs, Fs, FsFault, FsOp, MemFs, On, exists, remove_tree},
     store::{LocalStore, RepairOptions, RepairReport},
 };
 
@@ -253,6 +254,104 @@ async fn a_node_that_lacks_something_is_no_obstacle() {
     assert_eq!(store.contains(ChunkKind::Node, &[id]).await.unwrap(), [false]);
     let kept: Vec<_> = entries(3, 9).into_iter().map(|(id, _)| id).collect();
     assert_eq!(store.contains(KIND, &kept).await.unwrap(), [true; 3]);
+}
+
+/// A disk that became read-only, as file systems do after an error, is read all the same.
+#[tokio::test]
+async fn a_store_that_can_only_be_read_is_read() {
+    let fs = MemFs::new();
+    make_store(&fs, STORE).await;
+    let faults = FaultFs::new(Arc::new(fs));
+    for on in [On::change(), On::op(FsOp::Lock)] {
+        faults.fail(on.always(), FsFault::EIO);
+    }
+    let shared: Arc<dyn Fs> = Arc::new(faults);
+    // As the host does with its own store.
+    let made = LocalStore::init(shared.clone(), Path::new(STORE), &FixedClock::default());
+    assert_eq!(made.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let local = LocalStore::open(shared, Path::new(STORE)).unwrap();
+    assert!(check_all(&local, Depth::Hashes).await.unwrap().is_empty());
+    let store = local.into_store();
+    for (image, disk) in images() {
+        assert!(content(&store, &image).await.unwrap() == disk, "image '{image}'");
+    }
+}
+
+/// A folder that is away, as one on a disk that is not mounted, is not an empty one.
+#[tokio::test]
+async fn a_folder_that_is_away_is_damage() {
+    for folder in ["packs", "images", "locators", "maps"] {
+        let fs = MemFs::new();
+        make_store(&fs, STORE).await;
+        let folder = Path::new(STORE).join(folder);
+        remove_tree(&fs, &folder).unwrap();
+        let found = check_all(&open(&fs, STORE).unwrap(), Depth::Structure).await.unwrap();
+        let said = format!("{} is missing", folder.display());
+        assert!(found.iter().any(|damage| damage.error.report().contains(&said)), "{said}: {found:?}");
+        let before = files(&fs, Path::new(STORE));
+        let options =
+            RepairOptions { dry_run: false, pins: Vec::new(), clock: Arc::new(FixedClock::default()) };
+        let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+        match LocalStore::repair(&shared, Path::new(STORE), &options, &Job::default()) {
+            Err(e) => {
+                assert!(e.kind() == ErrorKind::Corrupt && e.report().contains(&said), "{e:?}");
+                assert!(files(&fs, Path::new(STORE)) == before, "{said}: something was changed");
+                assert!(said.contains("packs") || said.contains("images"));
+            }
+            Ok(_) => assert_whole(&fs, &said).await,
+        }
+    }
+}
+
+/// What a locator that is damaged may hold is not said to be absent by who has to know.
+#[tokio::test]
+async fn what_cannot_be_told_is_not_absent() {
+    let fs = MemFs::new();
+    make_store(&fs, STORE).await;
+    let checkpoint = newest(&fs, "one").await.as_chunk();
+    change(&fs, "/locators/", |bytes| bytes[5000] ^= 1);
+    let store = open(&fs, STORE).unwrap();
+    let held = store.holds(ChunkKind::Checkpoint, &[checkpoint]).await.remove(0);
+    let error = held.unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.report().contains("locator"), "{error:?}");
+    assert_eq!(store.contains(ChunkKind::Checkpoint, &[checkpoint]).await.unwrap(), [false]);
+    let found = check_all(&store, Depth::Structure).await.unwrap();
+    assert!(found.iter().all(|damage| damage.error.report().contains("locator")), "{found:?}");
+}
+
+/// A checkpoint that an image has and its store has lost is no image that is not there.
+#[tokio::test]
+async fn a_lost_checkpoint_is_damage() {
+    let fs = MemFs::new();
+    make_store(&fs, STORE).await;
+    for (path, _) in files(&fs, &Path::new(STORE).join("packs")) {
+        fs.remove_file(Path::new(&path)).unwrap();
+    }
+    repair(&fs);
+    let store = open(&fs, STORE).unwrap().into_store();
+    assert_eq!(content(&store, &name("one")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// What can't be asked is not lost: who asked is told so.
+#[tokio::test]
+async fn a_store_that_is_away_is_not_one_that_lacks() {
+    let fs = MemFs::new();
+    make_store(&fs, STORE).await;
+    change(&fs, "/packs/", |bytes| bytes[54 + 48 + 3] ^= 1);
+    repair(&fs);
+    let store = open(&fs, STORE).unwrap().into_store();
+    let away = || Err(Error::new(ErrorKind::Unavailable, "away"));
+    let far: Arc<dyn ChunkStore> =
+        Arc::new(Deferred::<Arc<dyn ChunkStore>>::new(move || Box::pin(async move { away() })));
+    let healed = heal(&store, &far, Depth::Structure, &Job::default()).await.unwrap();
+    assert!(healed.entries == 0 && !healed.left.damage.is_empty());
+    assert_eq!(healed.unasked.unwrap().kind(), ErrorKind::Unavailable);
+
+    let other = MemFs::new();
+    LocalStore::init(Arc::new(other.clone()), Path::new(STORE), &FixedClock::default()).unwrap();
+    let far: Arc<dyn ChunkStore> = Arc::new(open(&other, STORE).unwrap());
+    let healed = heal(&store, &far, Depth::Structure, &Job::default()).await.unwrap();
+    assert!(!healed.left.damage.is_empty() && healed.unasked.is_none());
 }
 
 /// What is stored again is no damage to be remembered.
