@@ -289,6 +289,7 @@ fn sigterm_ends_it_with_clients_attached() {
     assert_eq!(block, [7; 4096]);
 }
 
+/// Row 17.
 #[test]
 fn a_volume_has_one_server() {
     let home = Home::new();

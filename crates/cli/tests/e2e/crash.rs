@@ -91,6 +91,7 @@ pub(crate) fn load(
     }
 }
 
+/// Row 16.
 #[test]
 fn a_killed_server_keeps_what_was_flushed() {
     let seed = 0x6761_6269_6f6e;
@@ -147,6 +148,7 @@ fn a_killed_server_keeps_what_was_flushed() {
     home.run(["check"]);
 }
 
+/// Row 41.
 #[test]
 fn a_live_checkpoint_is_one_point_in_time() {
     let home = Home::new();
@@ -207,4 +209,24 @@ fn a_checkpoint_outlives_its_volume() {
     let disk = home.run(["export", "kept", "-"]);
     assert!(disk[4096..8192] == stamp(1, 7), "the checkpoint lost its block");
     home.run(["check"]);
+}
+
+/// Row 52: the image that a volume was made of is removed, while the volume is stopped.
+#[test]
+fn a_volume_outlives_its_image() {
+    let home = Home::new();
+    let mut disk: Vec<u8> = (0..4_u8).flat_map(|n| stamp(usize::from(n), 3)).collect();
+    home.file("disk.raw", &disk);
+    home.run(["import", "disk.raw", "vm"]);
+    home.run(["create", "mine", "--from", "vm"]);
+    home.run(["rm", "vm", "--image"]);
+    assert_eq!(home.json(["check", "--depth", "hashes"])["damage"].as_array().map(Vec::len), Some(0));
+    let server = home.serve(["mine"]);
+    let mut client = Client::connect(server.uri()).expect("a connection");
+    assert!(whole(&mut client) == disk, "the volume lost its base");
+    client.write(4096, &stamp(9, 9)).expect("a write");
+    disk[4096..8192].copy_from_slice(&stamp(9, 9));
+    home.run(["checkpoint", "mine"]);
+    server.terminate();
+    assert!(home.run(["export", "mine", "-"]) == disk, "the checkpoint is another disk");
 }

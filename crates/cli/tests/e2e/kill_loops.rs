@@ -252,6 +252,7 @@ impl Victims {
     }
 }
 
+/// Row 16.
 #[test]
 #[expect(
     clippy::print_stderr,

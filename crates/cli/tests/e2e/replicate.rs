@@ -461,7 +461,7 @@ fn replication_of_failing(home: &Home) -> Value {
 }
 
 /// A bucket that does not answer: nobody waits for it who is asked to stop. Its time-out is far longer than the
-/// test's patience.
+/// test's patience. Row 42.
 #[test]
 fn a_stop_does_not_wait_for_a_bucket_that_hangs() {
     let store = Shared::in_bucket();

@@ -311,6 +311,7 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(flags, rest)| [&flags[..], &rest].concat())
 }
 
+/// Row 40.
 #[test]
 fn hostile_bytes_harm_nobody() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

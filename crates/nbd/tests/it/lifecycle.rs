@@ -183,6 +183,7 @@ async fn stall(client: &mut Client) -> usize {
     taken / 28
 }
 
+/// Row 39.
 #[tokio::test]
 async fn a_client_that_does_not_read_stalls_itself_alone() {
     let device = shared(MemDevice::patterned(SIZE));
@@ -212,6 +213,7 @@ async fn a_client_that_does_not_read_does_not_hold_up_the_end() {
     assert_eq!(*device.calls.lock(), [Call::Flush]);
 }
 
+/// Row 39.
 #[tokio::test]
 async fn clients_that_vanish_harm_nobody() {
     let device = shared(MemDevice::patterned(SIZE).waiting());

@@ -217,6 +217,7 @@ async fn an_outage_fails_flushes_and_nothing_else() {
     assert_eq!((host.state(), host.volume.unfinished()), (ReplicationState::Current, 0));
 }
 
+/// Row 38.
 #[tokio::test]
 async fn a_zombie_can_not_publish_even_before_the_new_owner_has() {
     let store = memory();

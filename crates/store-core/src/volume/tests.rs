@@ -176,6 +176,7 @@ async fn scattered_small_writes_keep_windows_in_few_pieces() {
     assert!(extents < 300, "{extents} extents in 64 windows");
 }
 
+/// Row 14.
 #[tokio::test]
 async fn a_lost_chunk_is_an_error_that_names_it_and_the_disk() {
     let store = memory();

@@ -407,7 +407,7 @@ fn read_record(fs: &dyn Fs, folder: &Path) -> Result<VolumeRecord> {
     let path = folder.join(RECORD);
     let bytes = read_whole(fs, &path, MAX_RECORD_LEN).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => Error::not_found(format!("there is no volume in {}", folder.display())),
-        io::ErrorKind::InvalidData => {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
             Error::with_source(ErrorKind::Corrupt, format!("{} is no volume's record", path.display()), e)
         }
         _ => io_error("reading", &path, e),

@@ -21,14 +21,17 @@ const MAX_RECORD_LEN: u64 = 64 << 20;
 /// Reads the catalog.
 pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
     let bytes = catalog_bytes(folder)?;
-    let value = Catalog::decode(&bytes).map_err(|e| match e.kind() {
+    Ok(Versioned { value: decode_catalog(folder, &bytes)?, version: version_of(&bytes) })
+}
+
+fn decode_catalog(folder: &Folder, bytes: &[u8]) -> Result<Catalog> {
+    Catalog::decode(bytes).map_err(|e| match e.kind() {
         ErrorKind::Corrupt => e.context(format!(
             "{}; 'repair' makes a new one of what the packs hold",
             damaged(folder, CATALOG_KEY)
         )),
         _ => e.context(damaged(folder, CATALOG_KEY)),
-    })?;
-    Ok(Versioned { value, version: version_of(&bytes) })
+    })
 }
 
 /// Version of the catalog as it is now, and its bytes.
@@ -54,9 +57,13 @@ pub(super) fn change_catalog(
     change: impl FnOnce(&mut Catalog) -> Result<()>,
 ) -> Result<Version> {
     let _lock = folder.lock()?;
-    let Versioned { mut value, version } = read_catalog(folder)?;
-    change(&mut value)?;
-    swap(folder, CATALOG_KEY, &value.encode()?, Some(&version), Catalog::check_write)
+    let current = catalog_bytes(folder)?;
+    let mut catalog = decode_catalog(folder, &current)?;
+    Catalog::check_write(&current)?;
+    change(&mut catalog)?;
+    let bytes = catalog.encode()?;
+    folder.replace(CATALOG_KEY, &bytes)?;
+    Ok(version_of(&bytes))
 }
 
 /// Reads an image's record.

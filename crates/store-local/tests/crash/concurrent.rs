@@ -83,7 +83,7 @@ async fn checkpointer(process: &Process, model: Shared) {
 }
 
 /// Parts of one block written by several clients all land; what a flush covers is decided when it begins, and a
-/// checkpoint holds what was answered before it.
+/// checkpoint holds what was answered before it. Row 5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn clients_that_share_blocks_and_flush_and_checkpoint_at_once() {
     let mut budget = Budget::new("clients_that_share_blocks_and_flush_and_checkpoint_at_once", 10);

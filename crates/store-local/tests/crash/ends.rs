@@ -55,6 +55,7 @@ fn each_image(crash: &CrashFs, test: &'static str, live: impl FnOnce(), check: i
     budget.end();
 }
 
+/// Row 1.
 #[test]
 fn a_store_is_there_whole_or_can_be_made() {
     let (crash, fs) = new();
@@ -72,6 +73,7 @@ fn a_store_is_there_whole_or_can_be_made() {
     });
 }
 
+/// Row 1.
 #[test]
 fn a_store_that_is_removed_is_less_and_less_and_then_gone() {
     let (crash, fs) = new();
@@ -88,6 +90,7 @@ fn a_store_that_is_removed_is_less_and_less_and_then_gone() {
     });
 }
 
+/// Row 1.
 #[test]
 fn a_volume_is_there_whole_or_can_be_made() {
     let (crash, fs) = new();
@@ -106,6 +109,7 @@ fn a_volume_is_there_whole_or_can_be_made() {
 }
 
 /// Layers that come back without their record are nobody's: a volume of that name that is made anew shows zeros.
+/// Row 1.
 #[tokio::test]
 async fn a_volume_that_is_removed_is_whole_or_gone_and_nothing_of_it_comes_back() {
     let (crash, fs) = new();

@@ -38,6 +38,7 @@ fn entry(number: u64) -> (ChunkId, Bytes) {
 }
 
 /// Nothing of a cache is ever synced: what a power failure leaves of it is right bytes or a miss, and a cache.
+/// Row 1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_cache_is_right_or_misses() {
     let mut budget = Budget::new("a_disk_cache_is_right_or_misses", 4);
@@ -109,7 +110,7 @@ async fn stage(life: &Life, process: &Process) -> Vec<u8> {
 }
 
 /// A checkpoint is staged beside its home store, sent home by the next one, and removed: the volume keeps what it
-/// promised; the store beside is whole, or counts for nothing and can be made anew.
+/// promised; the store beside is whole, or counts for nothing and can be made anew. Row 1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_staged_checkpoint_is_whole_or_counts_for_nothing() {
     let mut budget = Budget::new("a_staged_checkpoint_is_whole_or_counts_for_nothing", 5);

@@ -151,6 +151,7 @@ async fn survive(fs: Arc<dyn Fs>, model: &Model) -> Result<(), String> {
 }
 
 /// Disks are imported, tagged, pinned and removed by processes that are killed at any operation; then the power fails.
+/// Row 1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn images_are_whole_or_not_there() {
     let mut budget = Budget::new("images_are_whole_or_not_there", 5);

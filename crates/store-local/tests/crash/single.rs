@@ -3,9 +3,11 @@
 use std::{io, path::Path, sync::Arc};
 
 use gabion_store_core::{
-    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId,
-    ops::Job,
+    BLOCK_SIZE, BlockDevice as _, BlockRange, CheckpointId, ErrorKind, Result,
+    chunking::{DiskSource, Next},
+    ops::{ImportOptions, Job, import},
     overlay::{BlockState, Overlay as _},
+    testing::FixedClock,
 };
 use gabion_store_local::{
     fs::{CrashFs, CrashImage, FaultFs, Fs, FsFault, FsOp, MemFs, On, exists, read_whole, replace},
@@ -47,6 +49,7 @@ fn block(overlay: &LocalOverlay, block: u64) -> Option<u8> {
 }
 
 /// A record whose rename was not synced is old or new, never empty, and its name leads to a whole file at any time.
+/// Row 3.
 #[test]
 fn a_record_is_old_or_new_and_never_empty() {
     let (crash, fs) = new();
@@ -68,7 +71,7 @@ fn a_record_is_old_or_new_and_never_empty() {
     }
 }
 
-/// The folder of a new file was not synced: the name is gone, or leads to the file.
+/// The folder of a new file was not synced: the name is gone, or leads to the file. Row 2.
 #[test]
 fn a_name_in_a_folder_that_was_not_synced_is_gone_or_leads_to_its_file() {
     let (crash, fs) = new();
@@ -87,7 +90,7 @@ fn a_name_in_a_folder_that_was_not_synced_is_gone_or_leads_to_its_file() {
 }
 
 /// A flush was cut off: of a batch of several sectors any may have arrived. It counts as a whole or not at all, and
-/// what was flushed before is kept.
+/// what was flushed before is kept. Row 4.
 #[tokio::test]
 async fn a_torn_tail_of_the_journal_is_dropped_and_earlier_batches_are_kept() {
     let (crash, fs) = new();
@@ -119,7 +122,7 @@ async fn a_torn_tail_of_the_journal_is_dropped_and_earlier_batches_are_kept() {
     assert!(none > 5 && all > 0, "{none} {all}");
 }
 
-/// Files of a dropped layer come back: they count for nothing, and the next start removes them.
+/// Files of a dropped layer come back: they count for nothing, and the next start removes them. Row 6.
 #[tokio::test]
 async fn an_unlink_that_is_undone_leaves_nothing_but_an_orphan() {
     let (crash, fs) = new();
@@ -143,14 +146,14 @@ async fn an_unlink_that_is_undone_leaves_nothing_but_an_orphan() {
 }
 
 /// The machine failed with the volume in use. The file of the lock is there, with a note of whoever had it, and the lock
-/// died with the process, whatever process has its number now.
+/// died with the process, whatever process has its number now. Row 18.
 #[test]
 fn a_lock_left_by_a_power_failure_keeps_nobody_out() {
     let (crash, fs) = new();
     let overlay = create(&fs, 10);
     overlay.set_lock_note("process 4711").unwrap();
     let refused = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None).unwrap_err();
-    assert_eq!(refused.kind(), gabion_store_core::ErrorKind::Conflict, "two openers");
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "two openers");
     let mut noted = 0;
     for image in crash.crash().images(1, usize::MAX) {
         let note = LocalOverlay::read_lock_note(image.fs(), Path::new(VOLUME)).unwrap();
@@ -161,7 +164,7 @@ fn a_lock_left_by_a_power_failure_keeps_nobody_out() {
 }
 
 /// A block was trimmed, the power failed, and part of the block is written: the rest is zeros, or what it was if the trim
-/// is lost, and never stale bytes below a trim that is there.
+/// is lost, and never stale bytes below a trim that is there. Row 45.
 #[tokio::test]
 async fn a_partial_write_after_a_trim_and_a_power_failure_is_filled_up_with_what_is_shown() {
     let mut budget = Budget::new("a_partial_write_after_a_trim_and_a_power_failure", 2);
@@ -223,7 +226,7 @@ fn meanwhile(
 }
 
 /// A block is written, and ones that are being flushed are trimmed and written, between the moment in which a flush
-/// takes what it is about and its journal: what is journalled is what was synced.
+/// takes what it is about and its journal: what is journalled is what was synced. Row 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
     let mut budget = Budget::new("a_write_that_races_a_flush_is_left_to_the_next_one", 1);
@@ -248,7 +251,7 @@ async fn a_write_that_races_a_flush_is_left_to_the_next_one() {
 }
 
 /// A write is answered after the flush with which a checkpoint begins, and before the layer it went to is frozen: the
-/// next flush makes it durable, whatever becomes of the checkpoint.
+/// next flush makes it durable, whatever becomes of the checkpoint. Row 46.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
     let mut budget = Budget::new("a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush", 1);
@@ -271,6 +274,7 @@ async fn a_write_before_the_layer_is_frozen_is_covered_by_the_next_flush() {
 }
 
 /// The journal is replaced by a short one when it is long; the power fails at each step of that, and a process dies.
+/// Row 15.
 #[tokio::test]
 async fn compaction_of_the_journal() {
     let (crash, fs) = new();
@@ -319,7 +323,7 @@ async fn compaction_of_the_journal() {
 }
 
 /// The sync of a block that was written over fails: memory shows the new bytes, and the disk may have any of both. What
-/// the next start shows, and a flush then promises, is what the disk has.
+/// the next start shows, and a flush then promises, is what the disk has. Row 7.
 #[tokio::test]
 async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
     let mut shown = Vec::new();
@@ -332,7 +336,7 @@ async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
         overlay.flush().await.unwrap();
         overlay.layers()[0].write(3, &[2; BLOCK_SIZE]).unwrap();
         below.fail(On::op(FsOp::Sync).path(".data"), FsFault::EIO);
-        assert_eq!(overlay.flush().await.unwrap_err().kind(), gabion_store_core::ErrorKind::Poisoned);
+        assert_eq!(overlay.flush().await.unwrap_err().kind(), ErrorKind::Poisoned);
         drop(overlay);
         let overlay = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None).unwrap();
         let now = block(&overlay, 3);
@@ -346,7 +350,7 @@ async fn after_a_failed_sync_the_next_start_shows_what_the_disk_has() {
     assert!(shown.contains(&Some(1)) && shown.contains(&Some(2)));
 }
 
-/// A folder's sync fails after a record was renamed: nothing is reported, and nothing more is taken.
+/// A folder's sync fails after a record was renamed: nothing is reported, and nothing more is taken. Row 8.
 #[tokio::test]
 async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
     let below = FaultFs::new(Arc::new(MemFs::new()));
@@ -367,4 +371,69 @@ async fn a_commit_whose_folder_was_not_synced_is_not_reported() {
         replace(&replaced, Path::new("/record"), b"x").unwrap_err().kind(),
         io::Error::from_raw_os_error(5).kind()
     );
+}
+
+/// Row 49: an import is cancelled while a checkpoint relies on the chunks that it stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_relied_on_a_cancelled_import_is_whole() {
+    let mut budget = Budget::new("a_checkpoint_that_relied_on_a_cancelled_import_is_whole", 1);
+    while let Some(seed) = budget.round() {
+        let size = 300 * BLOCK_SIZE;
+        let mut life = Life::new(seed, size);
+        let process = life.start().await;
+        life.write(&process, 0, size).await.unwrap();
+        // It gives the same disk and waits at its end, until it is cancelled in the midst of the checkpoint.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let (given, all_given) = tokio::sync::oneshot::channel();
+        let disk = Waiting { disk: life.model.lock().disk.bytes(), at: 0, given: Some(given), ended };
+        let (store, job) = (process.opened.home.store.clone(), Job::default());
+        let importing = tokio::spawn({
+            let job = job.clone();
+            async move {
+                let name = "other".parse().unwrap();
+                import(&store, &FixedClock::default(), &name, disk, ImportOptions::default(), &job).await
+            }
+        });
+        all_given.await.unwrap();
+        process.faults.on(move |op, path| {
+            if op == FsOp::Sync && path.to_string_lossy().contains("/packs/") {
+                job.cancel.cancel();
+                // Nobody listens any more if this is not the first sync.
+                let _ = end.send(());
+            }
+            Ok(())
+        });
+        life.checkpoint(&process).await.unwrap();
+        let cancelled = importing.await.unwrap().unwrap_err();
+        assert_eq!(cancelled.kind(), ErrorKind::Cancelled, "{}", cancelled.report());
+        drop(process);
+        survive_all(&mut life, &mut budget, 8).await;
+    }
+    budget.end();
+}
+
+/// A disk that is given whole, and whose end is told later.
+struct Waiting {
+    disk: Vec<u8>,
+    at: usize,
+    given: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+impl DiskSource for Waiting {
+    fn size(&self) -> Option<u64> {
+        Some(self.disk.len() as u64)
+    }
+
+    fn next(&mut self, buf: &mut [u8]) -> Result<Next> {
+        let len = buf.len().min(self.disk.len() - self.at);
+        if len > 0 {
+            buf[..len].copy_from_slice(&self.disk[self.at..][..len]);
+            self.at += len;
+            return Ok(Next::Data(len));
+        }
+        self.given.take().map(|given| given.send(()));
+        let _ = self.ended.recv();
+        Ok(Next::End)
+    }
 }

@@ -196,6 +196,7 @@ async fn survive_all(world: &mut World, budget: &mut Budget) {
 
 /// Two processes put, ask, sync and swap records in one store, are killed at any operation, and meet failing
 /// syncs; then the power fails. A name in a folder never leads to a file that is not there, a record is old or new.
+/// Row 1.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_two_processes_keeps_what_it_promised() {
     let mut budget = Budget::new("a_store_of_two_processes_keeps_what_it_promised", 10);

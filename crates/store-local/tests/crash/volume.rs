@@ -29,7 +29,7 @@ async fn begin(seed: u64) -> (Life, Process) {
     (life, process)
 }
 
-/// Nothing else goes wrong, but processes are killed between two requests.
+/// Nothing else goes wrong, but processes are killed between two requests. Rows 1, 5 and 15.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn power_loss_at_every_operation() {
     let mut budget = Budget::new("power_loss_at_every_operation", 35);
@@ -49,6 +49,7 @@ async fn power_loss_at_every_operation() {
 }
 
 /// Processes are killed at any operation; the machine goes on with what they left in memory, until the power fails.
+/// Row 16.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_killed_at_any_operation_and_power_loss_later() {
     let mut budget = Budget::new("processes_killed_at_any_operation_and_power_loss_later", 15);
@@ -73,6 +74,7 @@ async fn processes_killed_at_any_operation_and_power_loss_later() {
 
 /// A sync of a file or a folder fails, once: the flush fails and the volume is poisoned, with no later success; a
 /// checkpoint or a growth is not reported. What was promised before is there after the next start, and later.
+/// Rows 7 and 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_of_a_file_or_folder() {
     let mut budget = Budget::new("a_failed_sync_of_a_file_or_folder", 15);
@@ -110,7 +112,7 @@ async fn a_failed_sync_of_a_file_or_folder() {
 }
 
 /// The disk is full at any byte: the request fails and says so, what is there stays readable, nothing is poisoned,
-/// and with space again everything goes on.
+/// and with space again everything goes on. Row 9.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_at_any_byte() {
     let mut budget = Budget::new("a_full_disk_at_any_byte", 10);
@@ -141,7 +143,7 @@ async fn a_full_disk_at_any_byte() {
     budget.end();
 }
 
-/// Every read and write is short, and many are interrupted: all the same, everything is as asked for.
+/// Every read and write is short, and many are interrupted: all the same, everything is as asked for. Row 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_and_interrupted_reads_and_writes() {
     let mut budget = Budget::new("short_and_interrupted_reads_and_writes", 5);
@@ -167,7 +169,7 @@ async fn short_and_interrupted_reads_and_writes() {
 }
 
 /// The name of a checkpoint is in its place, but the sync of its folder fails: who looks again makes it durable first,
-/// or is told of the failure, too. Otherwise a power failure would take back what was reported.
+/// or is told of the failure, too. Otherwise a power failure would take back what was reported. Row 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_whose_name_is_not_durable_is_not_reported() {
     let mut budget = Budget::new("a_record_whose_name_is_not_durable_is_not_reported", 1);

@@ -73,6 +73,7 @@ async fn a_store_is_whole_before_it_is_damaged() {
     }
 }
 
+/// Row 11.
 #[tokio::test]
 async fn every_changed_byte_of_a_store_is_noticed() {
     let fs = MemFs::new();
@@ -99,6 +100,7 @@ async fn every_changed_byte_of_a_store_is_noticed() {
     assert!(!judge(&fs, "everything as it was").await);
 }
 
+/// Row 13.
 #[tokio::test]
 async fn every_cut_of_a_store_is_noticed() {
     let fs = MemFs::new();
@@ -172,6 +174,7 @@ fn flip(fs: &MemFs, path: &str, at: usize) {
 /// Three flushes are three batches of a sector each, behind the header.
 const LAST_BATCH: usize = 3 * 512;
 
+/// Rows 11 and 47.
 #[tokio::test]
 async fn every_changed_byte_of_a_volume_is_noticed() {
     let (files, disk) = volume_files().await;
@@ -212,6 +215,7 @@ async fn a_changed_last_batch_is_as_a_torn_flush() {
 
 const BLOCK: usize = gabion_store_core::BLOCK_SIZE;
 
+/// Row 13.
 #[tokio::test]
 async fn every_cut_of_a_volume_is_noticed_or_torn() {
     let (files, disk) = volume_files().await;

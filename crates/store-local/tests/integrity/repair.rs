@@ -104,6 +104,7 @@ const CURABLE: &[(&str, Change)] = &[
     }),
 ];
 
+/// Row 13.
 #[tokio::test]
 async fn what_can_be_made_good_is() {
     for (what, change) in CURABLE {
@@ -128,7 +129,7 @@ async fn what_can_be_made_good_is() {
     }
 }
 
-/// The process ends at each change of a file in turn; the next repair does what is left.
+/// The process ends at each change of a file in turn; the next repair does what is left. Row 15.
 #[tokio::test]
 async fn a_repair_that_is_cut_off_is_repeated() {
     for (what, change) in CURABLE {
@@ -303,7 +304,7 @@ async fn what_is_whole_of_a_journal_is_salvaged() {
 }
 
 /// The process ends at each change of a file in turn; the volume opens as repaired or not at all, and the next repair
-/// does what is left.
+/// does what is left. Row 15.
 #[tokio::test]
 async fn a_salvage_that_is_cut_off_is_repeated() {
     for skip in 0.. {

@@ -189,7 +189,7 @@ fn memory_evicts_what_others_read() {
     });
 }
 
-/// Entries that a disk cache moves and drops while they are read, below a memory that does the same.
+/// Entries that a disk cache moves and drops while they are read, below a memory that does the same. Row 50.
 #[test]
 fn a_disk_cache_evicts_what_others_read() {
     explore("a_disk_cache_evicts_what_others_read", |mut rng| {

@@ -262,7 +262,7 @@ async fn live(mut rng: Rng, mix: Mix, power_fails: bool) {
 }
 
 /// Parts of blocks, whole blocks, trims, zeros and reads of several clients have an order that explains all answers,
-/// also while flushes and checkpoints change what lies below; each checkpoint is one moment.
+/// also while flushes and checkpoints change what lies below; each checkpoint is one moment. Rows 41 and 44.
 #[test]
 fn requests_have_an_order_and_checkpoints_are_cuts_of_it() {
     let mix = Mix { checkpoint: true, ..Mix::default() };

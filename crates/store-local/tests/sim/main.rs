@@ -71,6 +71,7 @@ fn given(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
+/// Row 1.
 #[test]
 fn histories_of_clients_checkpoints_crashes_and_faults() {
     if let Some(seed) = given("GABION_SEED") {

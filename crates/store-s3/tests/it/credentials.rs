@@ -1,4 +1,4 @@
-//! Credentials that are missing, wrong, or past their time; and that nothing ever shows them. FAULTS row 28.
+//! Credentials that are missing, wrong, or past their time; and that nothing ever shows them. Row 28.
 
 use gabion_store_core::{Error, ErrorKind};
 use gabion_store_s3::{ObjectUrl, RemoteStore};

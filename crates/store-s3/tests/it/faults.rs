@@ -1,4 +1,4 @@
-//! What goes wrong between here and the bucket. Each test names its row of the project's table of faults.
+//! What goes wrong between here and the bucket. Each test names its row in `docs/reliability.md`.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Which object stores may be written by several processes, and what remains for the others. FAULTS row 26.
+//! Which object stores may be written by several processes, and what remains for the others.
 
 use gabion_store_core::ErrorKind;
 use gabion_store_s3::{ObjectUrl, RemoteStore};
@@ -27,6 +27,7 @@ async fn is_for_one_writer(place: &Place) {
     assert_eq!((history(&again).await, read(&again).await.unwrap() == disk), (1, true));
 }
 
+/// Row 26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refuses_a_store_that_ignores_conditions() {
     let cloud = Cloud::new();

@@ -109,6 +109,7 @@ fn a_cut_pack_is_found_and_healed() {
     assert!(home.run(["export", "again", "-"]) == disk);
 }
 
+/// Row 14.
 #[test]
 fn a_missing_pack_is_an_error_and_is_healed_by_an_import() {
     let (home, disk) = home();

@@ -73,6 +73,7 @@ fn still_serves(server: &Server) {
     assert!(resident < MEMORY, "the server grew to {resident} KiB");
 }
 
+/// Row 40.
 #[test]
 fn hostile_bytes_on_the_nbd_socket() {
     let (_home, server, _) = served();

@@ -13,6 +13,7 @@ fn on_small_disk<'a>(folder: &'a str, size: &'a str) -> [&'a str; 7] {
     ["unshare", "--mount", "sh", "-c", script, folder, size]
 }
 
+/// Row 9.
 #[test]
 fn an_import_that_does_not_fit_leaves_a_good_store() {
     let home = Home::new();
@@ -42,6 +43,7 @@ fn an_import_that_does_not_fit_leaves_a_good_store() {
     assert!(std::fs::read_dir(&small).expect("a folder").next().is_none(), "the file system leaked");
 }
 
+/// Row 9.
 #[test]
 fn a_volume_without_space_goes_on_when_there_is_some() {
     let home = Home::new();

@@ -46,6 +46,7 @@ fn host_with_disks(net: &Net) -> Home {
     home
 }
 
+/// Row 29.
 #[test]
 fn a_killed_push_leaves_no_name_and_a_rerun_finishes() {
     let net = Net::new();
@@ -73,6 +74,7 @@ fn a_killed_push_leaves_no_name_and_a_rerun_finishes() {
     assert_eq!(home.json(["check", "--content"])["ok"], true);
 }
 
+/// Row 30.
 #[test]
 fn a_killed_pull_leaves_no_name_and_a_rerun_finishes() {
     let net = Net::new();

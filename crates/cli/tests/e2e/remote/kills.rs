@@ -118,6 +118,7 @@ fn end(mut child: Child, stalled: bool) {
     assert!(stalled || status.success(), "it ended with {status} though every request was answered");
 }
 
+/// Row 29.
 #[test]
 fn a_push_killed_at_any_request() {
     let scene = Scene::new();
@@ -132,6 +133,7 @@ fn a_push_killed_at_any_request() {
     });
 }
 
+/// Row 30.
 #[test]
 fn a_pull_killed_at_any_request() {
     let scene = Scene::new();

@@ -80,7 +80,7 @@ async fn a_displaced_writer_is_told_and_changes_nothing() {
     assert!(store.index.read_catalog().await.unwrap().value.pending.is_empty());
 }
 
-/// Its write is on the way when another takes over.
+/// Its write is on the way when another takes over. Row 38.
 #[tokio::test]
 async fn a_zombie_that_wakes_up_cannot_publish() {
     for (call, after) in [(Call::Sync, false), (Call::WriteCatalog, true), (Call::WriteImage, false)] {

@@ -206,7 +206,7 @@ async fn a_full_disk_gets_space_back() {
     assert_eq!(held(&cache, [999]).await, [999]);
 }
 
-/// A reader has found the place of an entry when its segment goes, and the entry with it.
+/// A reader has found the place of an entry when its segment goes, and the entry with it. Row 50.
 #[tokio::test]
 async fn a_segment_that_goes_while_it_is_read_reads_right() {
     let fs = MemFs::new();

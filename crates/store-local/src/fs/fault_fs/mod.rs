@@ -174,9 +174,9 @@ impl FsFile for FaultFile {
         };
         let done = self.inner.read_at(&mut buf[..most], Self::astray(offset, fault))?;
         if let Some(FsFault::Rot(at)) = fault
-            && let Some(byte) = at.checked_sub(offset).and_then(|at| buf[..done].get_mut(at as usize))
+            && done > 0
         {
-            *byte ^= 1;
+            buf[at % done] ^= 1;
         }
         Ok(done)
     }

@@ -68,8 +68,8 @@ pub enum FsFault {
     FailsAfter(i32),
     /// A read or write of at most so many bytes, at least one.
     Short(usize),
-    /// The byte at this offset of the file is read with a bit flipped.
-    Rot(u64),
+    /// A bit flips in what is read: in the byte of this index among those read, counted round.
+    Rot(usize),
     /// A read or write goes so many bytes behind, or before, the place it is meant for.
     Misdirected(i64),
 }

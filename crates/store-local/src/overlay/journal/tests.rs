@@ -132,6 +132,7 @@ fn cut_at_each_length() {
     }
 }
 
+/// Row 47.
 #[test]
 fn each_byte_flipped() {
     let (_, after) = history();

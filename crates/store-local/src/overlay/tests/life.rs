@@ -14,6 +14,7 @@ fn open_error(fs: &Arc<dyn Fs>) -> gabion_store_core::Error {
     LocalOverlay::open(fs.clone(), Path::new(VOL), None).unwrap_err()
 }
 
+/// Row 17.
 #[test]
 fn one_opener() {
     let folder = tempfile::tempdir().unwrap();

@@ -124,6 +124,7 @@ async fn a_missing_or_cut_pack_is_damage_of_its_entries_alone() {
     }
 }
 
+/// Row 12.
 #[tokio::test]
 async fn swapped_packs_are_noticed() {
     let f = Fixture::new();

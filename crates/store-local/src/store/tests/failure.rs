@@ -69,7 +69,7 @@ async fn a_full_disk_loses_nothing_that_was_accepted() {
     }
 }
 
-/// Every amount of space left, page by page: errors, never a panic or a loss.
+/// Every amount of space left, page by page: errors, never a panic or a loss. Row 9.
 #[tokio::test]
 async fn space_runs_out_at_every_step() {
     for pages in 0..24 {
