@@ -292,6 +292,10 @@ async fn change_image(store: &Store, what: Publish<'_>, first: Draft) -> Result<
             return Ok((record, what.boot_trace.into_iter().collect()));
         }
         record.history.insert(0, what.entry());
+        // There is nothing better to be had by refusing: replication, and flushes that wait for it, would end for good.
+        for gone in record.history.drain(ImageRecord::MAX_HISTORY.min(record.history.len())..) {
+            tracing::warn!("the history of image '{}' is full: {} leaves it", what.image, gone.checkpoint);
+        }
         let mut replaced = maps::add(store, &mut record, map.as_mut()).await?;
         match record.boot_trace {
             None => record.boot_trace = what.boot_trace,

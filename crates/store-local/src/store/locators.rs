@@ -226,8 +226,12 @@ impl Locators {
                         break;
                     }
                     Err(e) => {
+                        let advice = match e.kind() {
+                            ErrorKind::Corrupt => " ('repair' makes it anew)",
+                            _ => "",
+                        };
                         let context =
-                            format!("locator {}, which may hold entry {}", open.locator.id(), key.id);
+                            format!("locator {}{advice}, which may hold entry {}", open.locator.id(), key.id);
                         *slot = Err(e.context(context));
                     }
                 }

@@ -26,13 +26,17 @@ use crate::rig::*;
 const KIND: ChunkKind = ChunkKind::Data;
 const VOLUME_ID: VolumeId = VolumeId::from_bytes([3; 16]);
 
-fn repair_with(fs: Arc<dyn Fs>, pins: Vec<Pin>) -> RepairReport {
+fn repair_with(fs: &Arc<dyn Fs>, pins: Vec<Pin>) -> RepairReport {
     let options = RepairOptions { dry_run: false, pins, clock: Arc::new(FixedClock::new(Timestamp(77))) };
-    LocalStore::repair(&fs, Path::new(STORE), &options, &Job::default()).unwrap()
+    LocalStore::repair(fs, Path::new(STORE), &options, &Job::default()).unwrap()
+}
+
+fn shared(fs: &MemFs) -> Arc<dyn Fs> {
+    Arc::new(fs.clone())
 }
 
 fn repair(fs: &MemFs) -> RepairReport {
-    repair_with(Arc::new(fs.clone()), Vec::new())
+    repair_with(&shared(fs), Vec::new())
 }
 
 /// Changes every file of the store with `part` in its path.
@@ -163,7 +167,7 @@ async fn what_a_repair_names_is_durable() {
     crash.sync_dir(Path::new(STORE)).unwrap();
     let shared: Arc<dyn Fs> = Arc::new(crash.clone());
     let ids: Vec<_> = entries(20, 6).into_iter().map(|(id, _)| id).collect();
-    repair_with(shared.clone(), Vec::new());
+    repair_with(&shared, Vec::new());
     let named = LocalStore::open(shared, Path::new(STORE)).unwrap().contains(KIND, &ids).await.unwrap();
     assert!(named.iter().all(|named| *named), "nothing is at stake");
     for image in crash.crash().images(4, 64) {
@@ -186,7 +190,7 @@ async fn an_old_catalog_is_made_good() {
     make_store(&fs, STORE).await;
     put(&fs, &catalog, &old);
     let pin = Pin { owner: VOLUME_ID, checkpoint: newest(&fs, "one").await, since: Timestamp(3) };
-    let done = repair_with(Arc::new(fs.clone()), vec![pin.clone()]);
+    let done = repair_with(&shared(&fs), vec![pin.clone()]);
     assert!(!done.done.is_empty() && done.lost.is_empty(), "{done:?}");
     assert_whole(&fs, "repaired").await;
     assert_eq!(open(&fs, STORE).unwrap().read_catalog().await.unwrap().value.pins, [pin]);
@@ -200,10 +204,11 @@ async fn what_nothing_leads_to_stays_where_it_is() {
     make_store(&fs, STORE).await;
     let writer = open(&fs, STORE).unwrap();
     writer.put(KIND, entries(10, 8)).await.unwrap();
-    std::mem::forget(writer);
     let lost = Pin { owner: VOLUME_ID, checkpoint: CheckpointId::from_bytes([9; 32]), since: Timestamp(3) };
     let before = files(&fs, Path::new(STORE));
-    let done = repair_with(Arc::new(fs.clone()), vec![lost]);
+    // Nobody holds its lock any more, as after a kill.
+    drop(writer);
+    let done = repair_with(&shared(&fs), vec![lost]);
     assert!(done.done.is_empty(), "{done:?}");
     assert!(files(&fs, Path::new(STORE)) == before);
 }
