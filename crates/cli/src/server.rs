@@ -225,7 +225,8 @@ impl ServerHandle {
     /// Stops taking connections, finishes what is in flight, flushes, and removes the sockets. Then, for as long as
     /// is left of 1.5 s in all, publishes what replicated volumes still owe their home stores.
     ///
-    /// **Durability**: on success everything that was answered is durable on this host.
+    /// **Durability**: on success everything that was answered is durable on this host, and the volumes' records know
+    /// how much their journals hold.
     pub async fn shutdown(mut self) -> Result<()> {
         let deadline = Instant::now() + FINISH;
         drop(self.background);
@@ -237,6 +238,11 @@ impl ServerHandle {
         tokio::join!(control, self.nbd.drain());
         self.replications.flush_locally();
         let flushed = self.nbd.shutdown().await;
+        if flushed.is_ok() {
+            for volume in self.exports.iter().filter_map(|export| export.volume.as_ref()) {
+                volume.record_journals().await;
+            }
+        }
         tokio::join!(self.replications.finish(deadline), self.warm_ups.finish(deadline));
         flushed
     }

@@ -1,6 +1,7 @@
 //! A volume on a file that is served at once, while somebody changes that file.
 #![expect(
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::unwrap_used,
     reason = "tests make the files of others, and fail by panicking"
 )]

@@ -60,6 +60,16 @@ impl OpenVolume {
         self.overlay.set_lock_note(note)
     }
 
+    /// Has its record know how much its journals hold, so that a loss at their ends is noticed. After a flush. If it
+    /// fails nothing is lost but that.
+    #[cfg(feature = "nbd")]
+    pub(crate) async fn record_journals(&self) {
+        let overlay = Arc::clone(&self.overlay);
+        if let Err(e) = crate::open::blocking(move || overlay.record_journals()).await {
+            tracing::warn!("volume '{}': its record stays behind its journals: {}", self.name, e.report());
+        }
+    }
+
     /// Whether the volume stands on a file that is not wholly in its home store yet.
     pub fn is_lazy(&self) -> bool {
         let info = self.overlay.record().info;

@@ -145,14 +145,15 @@ fn compact(inner: &Inner, layer: &LocalLayer, snapshot: &BlockStates) -> Result<
     let number = record.next_number;
     record.next_number += 1;
     let mut next = record.clone();
-    let Some(files) = next.layers.iter_mut().find(|files| files.layer == layer.number()) else {
+    let Some(at) = next.layers.iter().position(|files| files.layer == layer.number()) else {
         // Dropped meanwhile, because a store has all of it: nothing is owed.
         return Ok(());
     };
-    files.journal = number;
-    let path = inner.folder.join(files.journal_name());
+    next.layers[at].journal = number;
+    let path = inner.folder.join(next.layers[at].journal_name());
     let switched = Journal::create(&*inner.fs, path.clone(), layer.number()).and_then(|journal| {
-        layer.switch_journal(journal, snapshot, || {
+        layer.switch_journal(journal, snapshot, |batches| {
+            next.layers[at].batches = batches;
             // The new name must be durable before the record leads to it.
             inner.fs.sync_dir(&inner.folder).map_err(|e| io_error("syncing", &inner.folder, e))?;
             inner.save(&mut record, next)

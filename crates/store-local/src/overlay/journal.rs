@@ -22,7 +22,7 @@ use std::{
 
 use gabion_store_core::{Error, ErrorKind, Result, overlay::BlockStates, types::WriteId};
 
-use super::{io_error, missing};
+use super::{io_error, missing, record::LayerFiles};
 use crate::fs::{Fs, FsFile, FsFileExt as _, OpenMode};
 pub(super) use codec::room_for;
 use codec::{HEADER_LEN, Header, SECTOR, encode_batches};
@@ -61,19 +61,24 @@ impl Journal {
     }
 
     /// Opens a journal, gives what it says of the layer's blocks, and readies it for appending: whatever
-    /// a crash left behind the last batch is zeroed and synced. `Corrupt` if batches are damaged that a
+    /// a crash left behind the last batch is zeroed and synced. `Corrupt` if batches are damaged, or gone, that a
     /// crash can't have damaged.
-    pub(super) fn open(fs: &dyn Fs, path: PathBuf, layer: u64, blocks: u64) -> Result<(Self, BlockStates)> {
+    pub(super) fn open(
+        fs: &dyn Fs,
+        path: PathBuf,
+        files: LayerFiles,
+        blocks: u64,
+    ) -> Result<(Self, BlockStates)> {
         let file = fs.open(&path, OpenMode::ReadWrite).map_err(|e| missing(&path, e))?;
         // After a sync that failed memory may hold what the disk does not: look at the disk.
         file.drop_cache().map_err(|e| io_error("dropping the cache of", &path, e))?;
-        recovery::recover(file, path, layer, blocks)
+        recovery::recover(file, path, files, blocks)
     }
 
     /// Reads a journal, which may be in use, and changes nothing. `Corrupt` if anything durable in it is damaged.
-    pub(super) fn check(fs: &dyn Fs, path: &Path, layer: u64, blocks: u64) -> Result<()> {
+    pub(super) fn check(fs: &dyn Fs, path: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
         let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
-        recovery::inspect(&*file, path, layer, blocks)
+        recovery::inspect(&*file, path, files, blocks)
     }
 
     /// What the whole batches of a journal say, and the sequence numbers of those between them that are damaged.
@@ -81,11 +86,11 @@ impl Journal {
     pub(super) fn salvage(
         fs: &dyn Fs,
         path: &Path,
-        layer: u64,
+        files: LayerFiles,
         blocks: u64,
     ) -> Result<Option<(BlockStates, Vec<RangeInclusive<u64>>)>> {
         let file = fs.open(path, OpenMode::Read).map_err(|e| missing(path, e))?;
-        let salvaged = salvage::salvage(&*file, path, layer, blocks)?;
+        let salvaged = salvage::salvage(&*file, path, files, blocks)?;
         Ok(salvaged.map(|(states, kept)| (states, kept.lost)))
     }
 
@@ -102,6 +107,11 @@ impl Journal {
     /// The file's name.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many batches it has, all of them durable.
+    pub(super) fn batches_held(&self) -> u64 {
+        self.sequence - 1
     }
 
     /// Where the next batch begins: the bytes in use.

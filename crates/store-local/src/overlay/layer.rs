@@ -133,7 +133,7 @@ impl LocalLayer {
         check_len(&*data, &path, blocks)?;
         // After a sync that failed memory may hold what the disk does not: look at the disk.
         data.drop_cache().map_err(|e| io_error("dropping the cache of", &path, e))?;
-        let (journal, states) = Journal::open(fs, folder.join(files.journal_name()), files.layer, blocks)?;
+        let (journal, states) = Journal::open(fs, folder.join(files.journal_name()), files, blocks)?;
         // A killed process leaves writes in memory only. They are seen from now on, so the next flush must
         // cover them, and it would not know.
         data.sync_data().map_err(|e| io_error("syncing", &path, e))?;
@@ -144,7 +144,7 @@ impl LocalLayer {
     /// far as that can be told: the bytes of blocks have no checksum.
     pub(super) fn check(fs: &dyn Fs, folder: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
         Self::check_data(fs, folder, files, blocks)?;
-        Journal::check(fs, &folder.join(files.journal_name()), files.layer, blocks)
+        Journal::check(fs, &folder.join(files.journal_name()), files, blocks)
     }
 
     /// `Corrupt` if the file with the blocks is not there, or was cut.
@@ -215,6 +215,11 @@ impl LocalLayer {
         Ok(accepted)
     }
 
+    /// How many batches of its journal are durable.
+    pub(super) fn batches(&self) -> u64 {
+        self.journal.lock().batches_held()
+    }
+
     /// Takes what is to be made durable; `None` if nothing changed since the last time.
     pub(super) fn capture(&self) -> Option<Captured> {
         let mut marks = self.marks.write();
@@ -256,20 +261,21 @@ impl LocalLayer {
         Ok(())
     }
 
-    /// Writes `snapshot` into `new`, lets `commit` make it the layer's journal, and goes on with it. An error
+    /// Writes `snapshot` into `new`, lets `commit` make it, with so many batches, the layer's journal, and goes on
+    /// with it. An error
     /// leaves the old one in force, or the volume poisoned. Gives the old one back.
     pub(super) fn switch_journal(
         &self,
         mut new: Journal,
         snapshot: &BlockStates,
-        commit: impl FnOnce() -> Result<()>,
+        commit: impl FnOnce(u64) -> Result<()>,
     ) -> Result<Journal> {
         new.fill(snapshot)?;
         // From here on no writer reserves space; those let in already fit into what the old one has left.
         let mut journal = self.journal.lock();
         new.reserve(new.end() + (journal.reserved() - journal.end()))?;
         new.file().sync_data().map_err(|e| self.health.poison(io_error("syncing", new.path(), e)))?;
-        commit()?;
+        commit(new.batches_held())?;
         let old = std::mem::replace(&mut *journal, new);
         self.settle(&journal);
         self.marks.write().compact_at = COMPACT_FROM.max(4 * journal.end());

@@ -100,7 +100,7 @@ impl LocalOverlay {
         let free = remove_remnants(&*fs, folder, &[])?;
         let blocks = blocks_for(info.size);
         let health = Arc::new(Health::new(info.name.clone()));
-        let files = LayerFiles { layer: free, journal: free + 1 };
+        let files = LayerFiles { layer: free, journal: free + 1, batches: 0 };
         let record = VolumeRecord { info, layers: vec![files], next_number: free + 2 };
         // Bounds are checked before anything is made.
         let bytes = record.encode()?;
@@ -226,12 +226,26 @@ impl LocalOverlay {
     pub fn update_info(&self, change: impl FnOnce(&mut VolumeInfo)) -> Result<()> {
         let inner = &*self.inner;
         let mut record = inner.record.lock();
-        let mut next = record.clone();
+        let mut next = inner.next(&record);
         change(&mut next.info);
         if (next.info.id, &next.info.name, next.info.size)
             != (record.info.id, &record.info.name, record.info.size)
         {
             return Err(Error::invalid("a volume's identity, name and size are not changed by an update"));
+        }
+        inner.health.check()?;
+        inner.save(&mut record, next)
+    }
+
+    /// Records how much each journal has, so that whatever is lost of it later is noticed; for the end of a process
+    /// that has flushed. Without it, a loss at a journal's end looks like a flush that a crash tore, as far as
+    /// batches are concerned that came since the record was last saved. Blocks.
+    pub fn record_journals(&self) -> Result<()> {
+        let inner = &*self.inner;
+        let mut record = inner.record.lock();
+        let next = inner.next(&record);
+        if next == *record {
+            return Ok(());
         }
         inner.health.check()?;
         inner.save(&mut record, next)
@@ -295,10 +309,10 @@ impl Inner {
                 ),
             ));
         }
-        let files = LayerFiles { layer: record.next_number, journal: record.next_number + 1 };
+        let files = LayerFiles { layer: record.next_number, journal: record.next_number + 1, batches: 0 };
         // Used up, whatever comes of it.
         record.next_number += 2;
-        let mut next = record.clone();
+        let mut next = self.next(&record);
         next.layers.insert(0, files);
         let blocks = blocks_for(record.info.size);
         let made = LocalLayer::create(&*self.fs, &self.folder, files, blocks, self.health.clone())
@@ -321,7 +335,7 @@ impl Inner {
     fn rebase(&self, base: CheckpointId, count: usize) -> Result<()> {
         self.health.check()?;
         let mut record = self.record.lock();
-        let mut next = record.clone();
+        let mut next = self.next(&record);
         let Some(left) = next.layers.len().checked_sub(count).filter(|&left| left > 0) else {
             return Err(Error::invalid(format!(
                 "{count} of the {} layers of volume '{}' can't go: one must stay",
@@ -347,7 +361,7 @@ impl Inner {
                 record.info.name, record.info.size
             )));
         }
-        let mut next = record.clone();
+        let mut next = self.next(&record);
         next.info.size = size;
         let blocks = blocks_for(size);
         // Bounds first; then the files, durably, because shorter ones than the record says count as damaged.
@@ -357,6 +371,18 @@ impl Inner {
         self.save(&mut record, next)?;
         layers.iter().for_each(|layer| layer.grow_states(blocks));
         Ok(())
+    }
+
+    /// The record as the next one begins: with what the journals have by now.
+    fn next(&self, record: &VolumeRecord) -> VolumeRecord {
+        let mut next = record.clone();
+        let layers = self.layers.read();
+        for files in &mut next.layers {
+            if let Some(layer) = layers.iter().find(|layer| layer.number() == files.layer) {
+                files.batches = layer.batches();
+            }
+        }
+        next
     }
 
     /// Makes `next` the record, on disk and here. An error leaves the old one in force; if the one on disk

@@ -28,6 +28,9 @@ pub(super) const MAX_RECORD_LEN: u64 = 64 << 10;
 /// Most layers: one that takes writes and eight that wait for their checkpoint.
 pub const MAX_LAYERS: usize = 9;
 
+/// Feature that may be ignored: behind the layers, the record says how many batches each one's journal has.
+const BATCHES: u64 = 1;
+
 const MAGIC: &[u8; 8] = b"GABNVOL\0";
 const WHAT: &str = "the volume's record";
 /// Longest URL, path or file name in a record, in bytes.
@@ -82,6 +85,8 @@ pub struct LayerFiles {
     pub layer: u64,
     /// Number of its journal, of the same sequence.
     pub journal: u64,
+    /// So many batches, at least, were durable in the journal when the record was saved. If it has fewer it is damaged.
+    pub batches: u64,
 }
 
 impl LayerFiles {
@@ -116,7 +121,7 @@ impl VolumeRecord {
         let info = &self.info;
         let mut to = Writer::new();
         to.bytes(MAGIC);
-        Features::version(RECORD_VERSION).encode(&mut to);
+        Features { ignore: BATCHES, ..Features::version(RECORD_VERSION) }.encode(&mut to);
         to.bytes(info.id.as_bytes()).str(info.name.as_str()).u64(info.size);
         encode_option(&mut to, info.base.as_ref(), |to, base| {
             to.bytes(base.as_bytes());
@@ -130,6 +135,9 @@ impl VolumeRecord {
         for files in &self.layers {
             to.u64(files.layer).u64(files.journal);
         }
+        for files in &self.layers {
+            to.u64(files.batches);
+        }
         Ok(to.seal())
     }
 
@@ -142,7 +150,7 @@ impl VolumeRecord {
         features.check_write(WHAT)?;
         let mut from = Reader::sealed(WHAT, bytes)?;
         from.take(MAGIC.len() + Features::LEN)?;
-        let record = Self {
+        let mut record = Self {
             info: VolumeInfo {
                 id: VolumeId::from_bytes(from.array()?),
                 name: decode_name(&mut from)?,
@@ -157,11 +165,16 @@ impl VolumeRecord {
             layers: {
                 let count = from.count(16)?;
                 (0..count)
-                    .map(|_| Ok(LayerFiles { layer: from.u64()?, journal: from.u64()? }))
+                    .map(|_| Ok(LayerFiles { layer: from.u64()?, journal: from.u64()?, batches: 0 }))
                     .collect::<Result<_>>()?
             },
         };
-        if features.ignore == 0 {
+        if features.ignore & BATCHES != 0 {
+            for files in &mut record.layers {
+                files.batches = from.u64()?;
+            }
+        }
+        if features.ignore & !BATCHES == 0 {
             from.finish()?;
         }
         match record.fault() {

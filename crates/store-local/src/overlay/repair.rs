@@ -1,4 +1,4 @@
-//! Repair of a volume whose journal is damaged in its middle: what is whole of it counts from now on.
+//! Repair of a volume whose journal is damaged: what is whole of it counts from now on.
 //!
 //! The volume's own files are replaced as in a compaction: a new journal, synced, then the record that names it. The
 //! damaged one is kept under another name, for whoever knows more; it goes with the volume.
@@ -23,7 +23,7 @@ use crate::fs::{Fs, FsFileExt as _, OpenMode, replace};
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;
 
-/// A journal that was damaged in its middle, and what became of it.
+/// A journal that was damaged, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SalvagedJournal {
     /// The damaged file.
@@ -49,15 +49,17 @@ pub(super) fn repair(fs: &dyn Fs, folder: &Path, dry_run: bool) -> Result<Vec<Sa
         let files = record.layers[n];
         LocalLayer::check_data(fs, folder, files, blocks)?;
         let journal = folder.join(files.journal_name());
-        let Some((states, lost)) = Journal::salvage(fs, &journal, files.layer, blocks)? else { continue };
+        let Some((states, lost)) = Journal::salvage(fs, &journal, files, blocks)? else { continue };
         let kept_as = folder.join(format!("damaged-{}", files.journal_name()));
         if !dry_run {
             copy(fs, &journal, &kept_as)?;
             record.next_number = record.next_number.max(remove_remnants(fs, folder, &record.layers)?);
-            let renewed = LayerFiles { journal: record.next_number, ..files };
+            let number = record.next_number;
             record.next_number += 1;
+            let mut renewed = LayerFiles { journal: number, ..files };
             let mut new = Journal::create(fs, folder.join(renewed.journal_name()), files.layer)?;
             new.fill(&states)?;
+            renewed.batches = new.batches_held();
             new.file().sync_data().map_err(|e| io_error("syncing", new.path(), e))?;
             record.layers[n] = renewed;
             save(fs, folder, &record)?;

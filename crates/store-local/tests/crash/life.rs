@@ -115,10 +115,11 @@ impl Life {
 
     /// Any step but an end of the process.
     pub(crate) async fn step(&mut self, process: &Process) -> Result<()> {
-        match self.rng.below(11) {
+        match self.rng.below(12) {
             0..=6 => self.request(process).await,
             7 | 8 => self.flush(process).await,
             9 => self.checkpoint(process).await,
+            10 => process.opened.overlay.record_journals(),
             _ => self.grow(process).await,
         }
     }

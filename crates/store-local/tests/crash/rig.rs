@@ -60,6 +60,7 @@ pub(crate) fn make(fs: &Arc<dyn Fs>, size: usize) -> Result<()> {
 pub(crate) struct Opened {
     pub(crate) home: Home,
     pub(crate) volume: Volume,
+    pub(crate) overlay: Arc<LocalOverlay>,
 }
 
 /// Opens both, and recovers the volume.
@@ -73,14 +74,14 @@ pub(crate) async fn open(fs: &Arc<dyn Fs>) -> Result<Opened> {
     let store = LocalStore::open_with(fs.clone(), Path::new(STORE), options)?.into_store();
     let nodes = Arc::new(NodeCache::new(store.chunks.clone(), 1 << 20));
     let home = Home { store, nodes, clock: Arc::new(FixedClock::default()) };
-    let overlay = LocalOverlay::open(fs.clone(), Path::new(VOLUME), None)?;
+    let overlay = Arc::new(LocalOverlay::open(fs.clone(), Path::new(VOLUME), None)?);
     let info = overlay.record().info;
     let base = match info.base {
         Some(id) => Base::Index(IndexBase::new(open_checkpoint(&home.nodes, id).await?.1)),
         None => Base::Empty,
     };
-    let volume = Volume::writable("the volume", Arc::new(overlay), base, info.base, info.size);
-    Ok(Opened { home, volume })
+    let volume = Volume::writable("the volume", overlay.clone(), base, info.base, info.size);
+    Ok(Opened { home, volume, overlay })
 }
 
 impl Opened {

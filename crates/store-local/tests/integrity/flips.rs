@@ -6,10 +6,10 @@
 //! - `lock`: its content means nothing.
 //! - an image's record that is gone: so it is once the image was removed.
 //! - a layer's blocks: they carry no checksum, and are as safe as the disk below until they are in a checkpoint.
-//! - the last batch of a journal: damage there looks like a flush that was torn by a crash, which nobody was
-//!   promised. So does what stands behind it.
+//! - the last batch of a journal that the volume's record does not know of: damage there looks like a flush that was
+//!   torn by a crash, which nobody was promised. So does what stands behind it.
 
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use gabion_store_core::ops::{CheckOptions, Depth, Job};
 use gabion_store_local::{
@@ -144,9 +144,14 @@ async fn judge_volume(fs: &MemFs, disk: &[u8], what: &str) -> bool {
 }
 
 /// The volume's files but for the zeros at their ends, and their lengths.
-async fn volume_files() -> (Vec<(String, Vec<u8>, usize)>, Vec<u8>) {
+/// With `closed`, the record knows of all batches.
+async fn volume_files(closed: bool) -> (Vec<(String, Vec<u8>, usize)>, Vec<u8>) {
     let fs = MemFs::new();
     let disk = make_volume(&fs).await;
+    if closed {
+        let overlay = LocalOverlay::open(Arc::new(fs.clone()), Path::new(VOLUME), None).unwrap();
+        overlay.record_journals().unwrap();
+    }
     let trimmed = files(&fs, Path::new(VOLUME)).into_iter().map(|(path, bytes)| {
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         (path, bytes[..used].to_vec(), bytes.len())
@@ -177,16 +182,18 @@ const LAST_BATCH: usize = 3 * 512;
 /// Rows 11 and 47.
 #[tokio::test]
 async fn every_changed_byte_of_a_volume_is_noticed() {
-    let (files, disk) = volume_files().await;
-    assert!(!judge_volume(&restore(&files), &disk, "nothing").await);
-    let journal = files.iter().find(|(path, ..)| path.ends_with(".journal")).unwrap();
-    assert!((LAST_BATCH..LAST_BATCH + 512).contains(&journal.1.len()), "{}", journal.1.len());
-    for (path, bytes, _) in files.iter().filter(|(path, ..)| matters(path) && !path.ends_with(".data")) {
-        let checked = if path.ends_with(".journal") { LAST_BATCH } else { bytes.len() };
-        for at in 0..checked {
-            let fs = restore(&files);
-            flip(&fs, path, at);
-            assert!(judge_volume(&fs, &disk, &format!("{path}, byte {at}")).await, "{path}: byte {at}");
+    for closed in [false, true] {
+        let (files, disk) = volume_files(closed).await;
+        assert!(!judge_volume(&restore(&files), &disk, "nothing").await);
+        let journal = files.iter().find(|(path, ..)| path.ends_with(".journal")).unwrap();
+        assert!((LAST_BATCH..LAST_BATCH + 512).contains(&journal.1.len()), "{}", journal.1.len());
+        for (path, bytes, _) in files.iter().filter(|(path, ..)| matters(path) && !path.ends_with(".data")) {
+            let checked = if path.ends_with(".journal") && !closed { LAST_BATCH } else { bytes.len() };
+            for at in 0..checked {
+                let fs = restore(&files);
+                flip(&fs, path, at);
+                assert!(judge_volume(&fs, &disk, &format!("{path}, byte {at}")).await, "{path}: byte {at}");
+            }
         }
     }
 }
@@ -194,7 +201,7 @@ async fn every_changed_byte_of_a_volume_is_noticed() {
 /// The last batch of a journal, and what stands behind it: dropped or harmless, and never taken for anything else.
 #[tokio::test]
 async fn a_changed_last_batch_is_as_a_torn_flush() {
-    let (files, disk) = volume_files().await;
+    let (files, disk) = volume_files(false).await;
     let (path, bytes, len) = files.iter().find(|(path, ..)| path.ends_with(".journal")).unwrap();
     // What it held before the last flush.
     let mut before = disk.clone();
@@ -218,14 +225,21 @@ const BLOCK: usize = gabion_store_core::BLOCK_SIZE;
 /// Row 13.
 #[tokio::test]
 async fn every_cut_of_a_volume_is_noticed_or_torn() {
-    let (files, disk) = volume_files().await;
+    for closed in [false, true] {
+        cut_everywhere(closed).await;
+    }
+}
+
+async fn cut_everywhere(closed: bool) {
+    let (files, disk) = volume_files(closed).await;
     for (path, bytes, len) in files.iter().filter(|(path, ..)| matters(path)) {
         let journal = path.ends_with(".journal");
         for cut in (0..bytes.len()).filter(|cut| *cut < 2048 || cut % 997 < 2).chain([len - 1]) {
             let fs = restore(&files);
             fs.open(Path::new(path), OpenMode::ReadWrite).unwrap().set_len(cut as u64).unwrap();
             let what = format!("{path}, cut at {cut}");
-            if journal && cut >= 512 {
+            let known = if closed { bytes.len() } else { 512 };
+            if journal && cut >= known {
                 // Whole flushes, from the first to some other: a journal ends where its last batch does.
                 if let Ok(volume) = open_volume(&fs) {
                     let found = whole(&volume).await.unwrap();

@@ -1,5 +1,7 @@
 //! `check` in its depths, and `repair`: what is lost is named, what can be had is there again.
 
+use std::path::PathBuf;
+
 use super::says;
 use crate::support::nbd::Client;
 use crate::support::{Home, Rng, files, tools};
@@ -167,6 +169,15 @@ fn reads_that_meet_damage_are_answered_from_elsewhere_and_heal_it() {
     assert_whole(&home, &disks);
 }
 
+/// The one journal of the one volume.
+fn journal_of(home: &Home) -> PathBuf {
+    let is_journal = |path: &PathBuf| {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        name.starts_with("layer-") && name.ends_with(".journal")
+    };
+    files(&home.path("home/volumes")).into_iter().find(is_journal).expect("a journal")
+}
+
 #[test]
 fn a_volume_is_salvaged() {
     let (home, _) = home();
@@ -180,10 +191,7 @@ fn a_volume_is_salvaged() {
     client.read(0, &mut all).expect("a read");
     drop(client);
     server.kill();
-    let journal = files(&home.path("home/volumes"))
-        .into_iter()
-        .find(|path| path.to_string_lossy().ends_with("journal"))
-        .expect("a journal");
+    let journal = journal_of(&home);
     // The second of three batches.
     flip(&journal, 1024 + 41);
     let refused = home.refuses(6, ["serve", "v"]);
@@ -202,8 +210,18 @@ fn a_volume_is_salvaged() {
     client.read(0, &mut now).expect("a read");
     assert!(now[..MIB] == all[..MIB] && now[MIB + 4096..] == all[MIB + 4096..]);
     assert!(now[MIB..MIB + 4096] != all[MIB..MIB + 4096], "the flush that is lost");
+    client.write(400 << 10, &[77; 4096]).expect("a write");
     drop(client);
     server.terminate();
+    // A server that ended in order has the record know of the last batch, too.
+    let journal = journal_of(&home);
+    let used = std::fs::read(&journal).expect("a journal").iter().rposition(|byte| *byte != 0);
+    flip(&journal, used.expect("batches"));
+    says(
+        &home.refuses(6, ["serve", "v"]),
+        &["volume 'v'", "batch 2", "knows of 2 batches", "repair --volume"],
+    );
+    says(&repair(&[]), &["salvaged", "LOST batch 2"]);
     home.run(["rm", "v", "--volume"]);
     home.refuses(3, ["repair", "--volume", "v"]);
 }

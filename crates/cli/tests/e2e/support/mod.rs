@@ -9,7 +9,7 @@ pub(crate) mod oracle;
 mod server;
 pub(crate) mod tools;
 
-pub(crate) use server::{Home, Server, binary, files};
+pub(crate) use server::{Home, Server, binary, files, without_checksum};
 
 /// A small seeded generator (SplitMix64): the same seed gives the same test.
 #[derive(Clone, Debug)]

@@ -3,9 +3,11 @@
 //! Batches are applied in order. Where the next one is missing or bad, one of two things happened. Either
 //! a crash tore the last flush, which then was never acknowledged: its remains are dropped. Or the disk
 //! lost bytes that were durable. A batch of a higher sequence further on tells the two apart, since it is
-//! begun only after the one before it was synced: then the journal is `Corrupt`, and nothing is changed.
+//! begun only after the one before it was synced: then the journal is `Corrupt`, and nothing is changed. So it is if
+//! there are fewer batches than the volume's record knows of.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::{
     fs::{FsFile, FsFileExt as _},
-    overlay::io_error,
+    overlay::{io_error, record::LayerFiles},
 };
 
 /// A sector that was reserved and not used.
@@ -29,11 +31,11 @@ const ZEROS: [u8; SECTOR as usize] = [0; SECTOR as usize];
 pub(super) fn recover(
     file: Arc<dyn FsFile>,
     path: PathBuf,
-    layer: u64,
+    files: LayerFiles,
     blocks: u64,
 ) -> Result<(Journal, BlockStates)> {
     let mut scan = Scan::new(&*file, &path)?;
-    let Found { header, states, end, sequence, dirty, .. } = scan.all(layer, blocks)?;
+    let Found { header, states, end, sequence, dirty, .. } = scan.all(files, blocks)?;
     let reserved = (scan.len - scan.len % SECTOR).max(end);
     if let Some(dirty) = dirty {
         scan.zero(end, dirty)?;
@@ -44,9 +46,9 @@ pub(super) fn recover(
 }
 
 /// Reads a journal and changes nothing. `Corrupt` also for damage that recovery has no need to look at.
-pub(super) fn inspect(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -> Result<()> {
+pub(super) fn inspect(file: &dyn FsFile, path: &Path, files: LayerFiles, blocks: u64) -> Result<()> {
     let mut scan = Scan::new(file, path)?;
-    let found = scan.all(layer, blocks)?;
+    let found = scan.all(files, blocks)?;
     match found.padding {
         None => Ok(()),
         Some(at) => Err(Error::corrupt(format!(
@@ -57,8 +59,8 @@ pub(super) fn inspect(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -
 }
 
 /// Whether recovery takes a journal as it is; changes nothing.
-pub(super) fn takes(file: &dyn FsFile, path: &Path, layer: u64, blocks: u64) -> Result<bool> {
-    match Scan::new(file, path)?.all(layer, blocks) {
+pub(super) fn takes(file: &dyn FsFile, path: &Path, files: LayerFiles, blocks: u64) -> Result<bool> {
+    match Scan::new(file, path)?.all(files, blocks) {
         Ok(_) => Ok(true),
         Err(e) if e.kind() == ErrorKind::Corrupt => Ok(false),
         Err(e) => Err(e),
@@ -79,8 +81,8 @@ struct Found {
 }
 
 impl Scan<'_> {
-    fn all(&mut self, layer: u64, blocks: u64) -> Result<Found> {
-        let header = self.header(layer)?;
+    fn all(&mut self, files: LayerFiles, blocks: u64) -> Result<Found> {
+        let header = self.header(files.layer)?;
         let mut states = BlockStates::new(blocks);
         let (mut end, mut sequence, mut padding) = (HEADER_LEN, 1, None);
         while let Some(batch) = self.batch(&header, end, sequence, &mut states)? {
@@ -91,6 +93,10 @@ impl Scan<'_> {
             sequence += 1;
         }
         let dirty = self.behind(&header, end, sequence, &states)?;
+        if sequence <= files.batches {
+            let why = format_args!("the volume's record knows of {} batches", files.batches);
+            return Err(self.damaged(&header, end, sequence, why, &states));
+        }
         Ok(Found { header, states, end, sequence, dirty, padding })
     }
 
@@ -134,7 +140,8 @@ impl Scan<'_> {
                 let offset = at + sector as u64 * SECTOR;
                 match BatchHead::find(&header.nonce, bytes) {
                     Some(later) if later.sequence > sequence => {
-                        return Err(self.damaged(header, end, sequence, later.sequence, states));
+                        let why = format_args!("batch {} was written after it", later.sequence);
+                        return Err(self.damaged(header, end, sequence, why, states));
                     }
                     _ => dirty = Some(offset + bytes.len() as u64),
                 }
@@ -144,8 +151,15 @@ impl Scan<'_> {
         Ok(dirty)
     }
 
-    /// The error of a damaged batch in the middle: what there is before it, and what behind it is whole.
-    fn damaged(&self, header: &Header, at: u64, sequence: u64, later: u64, states: &BlockStates) -> Error {
+    /// The error of a batch that is damaged or gone: what there is before it, and what behind it is whole.
+    fn damaged(
+        &self,
+        header: &Header,
+        at: u64,
+        sequence: u64,
+        why: fmt::Arguments<'_>,
+        states: &BlockStates,
+    ) -> Error {
         let mut states = states.clone();
         let kept = match salvage::keep(self, header, at, sequence, &mut states) {
             Ok(kept) => kept,
@@ -156,7 +170,7 @@ impl Scan<'_> {
             at,
             sequence,
             format_args!(
-                "it is damaged, though batch {later} was written after it. Nothing was changed. A repair of the \
+                "it is damaged or gone, though {why}. Nothing was changed. A repair of the \
                  volume would keep {before} batches before it and {whole} behind, which tell of {blocks} blocks of \
                  data; which other blocks were written is not known any more"
             ),

@@ -1,4 +1,4 @@
-//! What is whole of a journal that is damaged in its middle.
+//! What is whole of a journal that is damaged.
 //!
 //! A batch says which blocks became data or zero by one flush. Without it these blocks look as they did before that
 //! flush, unless a later batch tells of them; the others are as they were. So every whole batch counts, in order.
@@ -13,7 +13,7 @@ use super::{
     recovery,
     scan::{Scan, WINDOW},
 };
-use crate::fs::FsFile;
+use crate::{fs::FsFile, overlay::record::LayerFiles};
 
 /// What a salvage found behind some place of a journal.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Kept {
     pub(super) whole: u64,
     /// Sequence numbers of those between them that are not.
     pub(super) lost: Vec<RangeInclusive<u64>>,
+    /// Sequence number behind all of these.
+    next: u64,
 }
 
 /// Applies every whole batch of a journal that recovery refuses, and changes nothing; `None` if recovery takes it.
@@ -29,16 +31,19 @@ pub(super) struct Kept {
 pub(super) fn salvage(
     file: &dyn FsFile,
     path: &Path,
-    layer: u64,
+    files: LayerFiles,
     blocks: u64,
 ) -> Result<Option<(BlockStates, Kept)>> {
-    if recovery::takes(file, path, layer, blocks)? {
+    if recovery::takes(file, path, files, blocks)? {
         return Ok(None);
     }
     let scan = Scan::new(file, path)?;
-    let header = scan.header(layer)?;
+    let header = scan.header(files.layer)?;
     let mut states = BlockStates::new(blocks);
-    let kept = keep(&scan, &header, HEADER_LEN, 1, &mut states)?;
+    let mut kept = keep(&scan, &header, HEADER_LEN, 1, &mut states)?;
+    if kept.next <= files.batches {
+        kept.lost.push(kept.next..=files.batches);
+    }
     Ok(Some((states, kept)))
 }
 
@@ -50,7 +55,7 @@ pub(super) fn keep(
     mut sequence: u64,
     states: &mut BlockStates,
 ) -> Result<Kept> {
-    let mut kept = Kept { whole: 0, lost: Vec::new() };
+    let mut kept = Kept { whole: 0, lost: Vec::new(), next: sequence };
     while let Some((offset, head, payload)) = next_whole(scan, header, at, sequence)? {
         if head.sequence > sequence {
             kept.lost.push(sequence..=head.sequence - 1);
@@ -58,12 +63,16 @@ pub(super) fn keep(
         apply_payload(&payload, states).map_err(|e| scan.corrupt(offset, head.sequence, e))?;
         kept.whole += 1;
         at = offset + head.stride();
-        let Some(next) = head.sequence.checked_add(1) else { return Ok(kept) };
-        sequence = next;
+        kept.next = head.sequence.saturating_add(1);
+        if head.sequence == u64::MAX {
+            return Ok(kept);
+        }
+        sequence = kept.next;
     }
     // An earlier batch in its place took the place of something.
     if scan.head(header, at)?.is_some_and(|head| head.sequence < sequence) {
         kept.lost.push(sequence..=sequence);
+        kept.next = sequence.saturating_add(1);
     }
     Ok(kept)
 }

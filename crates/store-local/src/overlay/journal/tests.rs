@@ -7,7 +7,7 @@ use super::{
     codec::{BATCH_HEAD_LEN, BatchHead, MAX_PAYLOAD, apply_payload},
     *,
 };
-use crate::fs::MemFs;
+use crate::fs::{MemFs, read_whole};
 
 const BLOCKS: u64 = 10_000;
 const PATH: &str = "/journal";
@@ -27,8 +27,13 @@ fn append(journal: &mut Journal, states: &BlockStates) {
     }
 }
 
+/// What a record says of the journal that is known to have so many batches.
+fn files(batches: u64) -> LayerFiles {
+    LayerFiles { layer: 5, journal: 6, batches }
+}
+
 fn open(fs: &MemFs) -> Result<(Journal, BlockStates)> {
-    Journal::open(fs, PATH.into(), 5, BLOCKS)
+    Journal::open(fs, PATH.into(), files(0), BLOCKS)
 }
 
 fn all(states: &BlockStates) -> Vec<(BlockRange, BlockState)> {
@@ -204,7 +209,10 @@ fn batches_of_another_journal_or_order_do_not_count() {
     let foreign = other.open(Path::new(PATH), OpenMode::ReadWrite).unwrap();
     foreign.write_all_at(&first, end).unwrap();
     assert!(open(&other).unwrap().1.is_empty(), "another nonce: a torn end");
-    assert_eq!(Journal::open(&other, PATH.into(), 6, BLOCKS).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(
+        Journal::open(&other, PATH.into(), LayerFiles { layer: 6, ..files(0) }, BLOCKS).unwrap_err().kind(),
+        ErrorKind::Corrupt
+    );
 }
 
 #[test]
@@ -218,9 +226,38 @@ fn a_batch_of_the_last_number_there_is_ends_a_salvage() {
     batch[36..40].copy_from_slice(&crc.to_le_bytes());
     journal.write(&batch).unwrap();
     assert!(open(&fs).is_err(), "batches between are missing");
-    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().unwrap();
+    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), files(0), BLOCKS).unwrap().unwrap();
     assert_eq!(lost, [5..=u64::MAX - 1]);
     assert_eq!(salvaged.data_blocks(), states.data_blocks() + 1);
+}
+
+/// A record that knows how many batches there were tells a damaged end from a torn one.
+#[test]
+fn what_the_record_knows_of_is_no_torn_end() {
+    let (fs, file, ends) = written();
+    let (last, states) = (ends.len() - 1, history().1);
+    // Cut in the midst of the last batch, and before it.
+    for (cut, left) in
+        [(ends[last - 1] + 41, last - 1), (ends[last - 1], last - 1), (ends[last - 2], last - 2)]
+    {
+        file.set_len(cut).unwrap();
+        let before = read_whole(&fs, Path::new(PATH), 1 << 30).unwrap();
+        for known in left + 1..=last {
+            let files = files(known as u64);
+            let error = Journal::open(&fs, PATH.into(), files, BLOCKS).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.report().contains(&format!("batch {}", left + 1)), "{}", error.report());
+            assert!(Journal::check(&fs, Path::new(PATH), files, BLOCKS).is_err());
+            let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), files, BLOCKS).unwrap().unwrap();
+            assert_eq!(lost, [left as u64 + 1..=known as u64]);
+            assert_eq!(all(&salvaged), all(&states[left]));
+        }
+        assert!(read_whole(&fs, Path::new(PATH), 1 << 30).unwrap() == before, "nothing is changed");
+        Journal::check(&fs, Path::new(PATH), files(left as u64), BLOCKS).unwrap();
+        assert!(Journal::salvage(&fs, Path::new(PATH), files(left as u64), BLOCKS).unwrap().is_none());
+    }
+    let (_, found) = Journal::open(&fs, PATH.into(), files(last as u64 - 2), BLOCKS).unwrap();
+    assert_eq!(all(&found), all(&states[last - 2]));
 }
 
 /// As a disk leaves it that wrote to another place than it was told: the journal does not open, and the repair that
@@ -228,14 +265,17 @@ fn a_batch_of_the_last_number_there_is_ends_a_salvage() {
 #[test]
 fn an_earlier_batch_in_the_place_of_a_later_one_is_salvaged_around() {
     let (fs, _, _) = written();
-    assert!(Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().is_none(), "nothing is damaged");
+    assert!(
+        Journal::salvage(&fs, Path::new(PATH), files(0), BLOCKS).unwrap().is_none(),
+        "nothing is damaged"
+    );
     let (mut journal, states) = open(&fs).unwrap();
     journal.sequence = 2;
     for batch in journal.batches(&marks(&[(1, 2, BlockState::Data)])) {
         journal.write(&batch).unwrap();
     }
     assert!(open(&fs).is_err());
-    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), 5, BLOCKS).unwrap().unwrap();
+    let (salvaged, lost) = Journal::salvage(&fs, Path::new(PATH), files(0), BLOCKS).unwrap().unwrap();
     assert_eq!(lost, [5..=5]);
     assert_eq!(all(&salvaged), all(&states));
 }
@@ -254,7 +294,7 @@ fn a_large_flush_takes_several_batches_and_its_room() {
     assert!(batches.iter().all(|batch| batch.len() <= (MAX_PAYLOAD + BATCH_HEAD_LEN).next_multiple_of(512)));
     append(&mut journal, &states);
     assert!(journal.end() - start <= room_for(states.count_runs()));
-    let (journal, found) = Journal::open(&fs, PATH.into(), 5, blocks).unwrap();
+    let (journal, found) = Journal::open(&fs, PATH.into(), files(0), blocks).unwrap();
     assert_eq!(found.data_blocks(), states.data_blocks());
     assert_eq!(all(&found), all(&states));
     assert_eq!(journal.batches(&marks(&[(1, 2, BlockState::Zero)])).len(), 1);

@@ -26,7 +26,10 @@ fn full() -> VolumeRecord {
             lineage: Some("img".parse().unwrap()),
             created: Timestamp(8),
         },
-        layers: vec![LayerFiles { layer: 12, journal: 13 }, LayerFiles { layer: 9, journal: 14 }],
+        layers: vec![
+            LayerFiles { layer: 12, journal: 13, batches: 16 },
+            LayerFiles { layer: 9, journal: 14, batches: 0 },
+        ],
         next_number: 15,
     }
 }
@@ -44,7 +47,7 @@ fn golden_bytes() {
     let golden = concat!(
         "4741424e564f4c00",                                                   // magic
         "0100",                                                               // version
-        "000000000000000000000000000000000000000000000000",                   // features
+        "000000000000000000000000000000000100000000000000",                   // features
         "11111111111111111111111111111111",                                   // id
         "0300766d31",                                                         // name
         "0403020100000000",                                                   // size
@@ -59,6 +62,7 @@ fn golden_bytes() {
         "0f00000000000000",                                                   // next number
         "02000000",                                                           // layers
         "0c000000000000000d0000000000000009000000000000000e00000000000000",
+        "10000000000000000000000000000000", // batches
     );
     let bytes = full().encode().unwrap();
     let (body, crc) = bytes.split_last_chunk::<4>().unwrap();
@@ -71,6 +75,18 @@ fn both_ways() {
     for record in [full(), least()] {
         assert_eq!(VolumeRecord::decode(&record.encode().unwrap()).unwrap(), record);
     }
+}
+
+/// As it was before records knew of batches.
+#[test]
+fn one_without_the_feature_is_read() {
+    let bytes = full().encode().unwrap();
+    let mut body = bytes[..bytes.len() - 4 - 16].to_vec();
+    body[8 + 2 + 16] = 0;
+    body.extend(crc32c::crc32c(&body).to_le_bytes());
+    let mut expected = full();
+    expected.layers.iter_mut().for_each(|files| files.batches = 0);
+    assert_eq!(VolumeRecord::decode(&body).unwrap(), expected);
 }
 
 #[test]
@@ -86,7 +102,8 @@ fn bounds_hold_in_both_directions() {
     with(|record| record.layers.clear());
     with(|record| {
         record.next_number = 1000;
-        record.layers = (0..10).map(|i| LayerFiles { layer: 100 - i, journal: 200 + i }).collect();
+        record.layers =
+            (0..10).map(|i| LayerFiles { layer: 100 - i, journal: 200 + i, batches: 0 }).collect();
     });
     with(|record| record.layers.reverse());
     with(|record| record.layers[1].journal = 12);
