@@ -60,11 +60,11 @@ impl ChunkStore for LocalStore {
 
     async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
         let ids = ids.to_vec();
-        self.blocking_each(ids.len(), move |inner| match inner.holds(kind, &ids) {
-            Ok(held) => held.into_iter().map(Ok).collect(),
-            Err(e) => vec![Err(e); ids.len()],
-        })
-        .await
+        let count = ids.len();
+        match self.blocking(move |inner| inner.holds(kind, &ids)).await {
+            Ok(each) => each,
+            Err(e) => vec![Err(e); count],
+        }
     }
 
     async fn sync(&self) -> Result<Synced> {
