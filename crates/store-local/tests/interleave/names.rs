@@ -1,4 +1,5 @@
-//! Publishers and a remover of one image, who know of each other by compare-and-swap alone.
+//! Publishers and a remover of one image, who know of each other by compare-and-swap alone: in memory, in a folder, or in
+//! a bucket, where answers get lost.
 
 use std::{
     collections::HashSet,
@@ -27,7 +28,7 @@ use gabion_store_core::{
 };
 use gabion_store_local::{fs::Fs, store::LocalStore};
 
-use super::{disk::memory, explore::explore, pieces::Pieces, requests::go_away_after};
+use super::{bucket::Bucket, disk::memory, explore::explore, pieces::Pieces, requests::go_away_after};
 
 const SIZE: u64 = 8192;
 
@@ -244,7 +245,7 @@ impl IndexStore for Remembering {
     }
 }
 
-/// A store, and how a process opens it: in memory, or in a folder.
+/// A store, and how a process opens it: in memory, in a folder, or in a bucket.
 struct Place {
     files: Files,
     roots: Roots,
@@ -253,26 +254,37 @@ struct Place {
 enum Files {
     Memory(Store),
     Folder(Arc<dyn Fs>),
+    Bucket(Bucket),
 }
 
 impl Place {
-    fn new(rng: &mut Rng) -> Self {
+    async fn new(rng: &mut Rng) -> Self {
         let clock = FixedClock::default();
-        let files = if rng.below(2) == 0 {
-            Files::Memory(MemoryStore::new(&clock).unwrap().into())
-        } else {
-            let fs: Arc<dyn Fs> = Arc::new(Pieces(memory()));
-            LocalStore::init(fs.clone(), Path::new("/store"), &clock).unwrap();
-            Files::Folder(fs)
+        let files = match rng.below(3) {
+            0 => Files::Memory(MemoryStore::new(&clock).unwrap().into()),
+            1 => {
+                let fs: Arc<dyn Fs> = Arc::new(Pieces(memory()));
+                LocalStore::init(fs.clone(), Path::new("/store"), &clock).unwrap();
+                Files::Folder(fs)
+            }
+            _ => Files::Bucket(Bucket::new(rng).await),
         };
         Self { files, roots: (rng.below(2) == 0).then(Arc::default) }
     }
 
     /// A process's own handle.
-    fn open(&self) -> Store {
+    async fn open(&self) -> Store {
         let Store { chunks, index: inner } = match &self.files {
             Files::Memory(store) => store.clone(),
             Files::Folder(fs) => LocalStore::open(fs.clone(), Path::new("/store")).unwrap().into_store(),
+            Files::Bucket(bucket) => {
+                let store = bucket.open(&mut Rng::new(0)).await.into_store();
+                if self.roots.is_none() {
+                    // It has a memory of its own.
+                    return store;
+                }
+                store
+            }
         };
         let roots = self.roots.clone();
         let index = Remembering { inner, roots, catalog: Mutex::default(), image: Mutex::default() };
@@ -283,6 +295,8 @@ impl Place {
 /// What processes share beside the store: the account of what they did.
 #[derive(Clone, Default)]
 struct Account {
+    /// Answers may get lost: then what was asked may happen, be undone by others, and happen again.
+    twice: bool,
     moment: Arc<AtomicU64>,
     events: Arc<Mutex<Vec<Event>>>,
 }
@@ -297,6 +311,9 @@ impl Account {
             let began = self.now();
             let mut events = self.events.lock().unwrap();
             events.push(Event { ask, began, ended: None });
+            if self.twice && !matches!(ask, Ask::Look) {
+                events.push(Event { ask, began, ended: None });
+            }
             events.len() - 1
         };
         let end = answer(store, process, ask).await;
@@ -339,7 +356,7 @@ async fn answer(store: &Store, process: u8, ask: Ask) -> End {
 
 /// A process with a handle of its own.
 async fn process(place: Arc<Place>, account: Account, number: u8, asks: Vec<(Ask, Option<usize>)>) {
-    let store = place.open();
+    let store = place.open().await;
     let mut claimed = None;
     for (ask, polls) in asks {
         // Who has claimed the image publishes as its owner.
@@ -360,8 +377,15 @@ async fn process(place: Arc<Place>, account: Account, number: u8, asks: Vec<(Ask
 }
 
 async fn live(mut rng: Rng, go_away: bool) {
-    let place = Arc::new(Place::new(&mut rng));
-    let account = Account::default();
+    let place = Arc::new(Place::new(&mut rng).await);
+    let mut account = Account::default();
+    if let Files::Bucket(bucket) = &place.files
+        && rng.below(2) == 0
+    {
+        bucket.fail(1 + rng.below(3), false);
+        bucket.land();
+        account.twice = true;
+    }
     let mut tasks = Vec::new();
     for number in 1..=3_u8 {
         let mut asks = Vec::new();
@@ -385,7 +409,10 @@ async fn live(mut rng: Rng, go_away: bool) {
     for task in tasks {
         task.await.unwrap();
     }
-    let store = place.open();
+    if let Files::Bucket(bucket) = &place.files {
+        bucket.fail(0, false);
+    }
+    let store = place.open().await;
     account.ask(&store, 0, Ask::Look).await;
     let events = account.events.lock().unwrap().clone();
     let mut epochs = HashSet::new();
@@ -396,7 +423,7 @@ async fn live(mut rng: Rng, go_away: bool) {
     }
     assert!(is_explained(&events), "no order explains how these ended: {events:#?}");
     let catalog = store.index.read_catalog().await.unwrap().value;
-    if !go_away {
+    if !go_away && !account.twice {
         assert!(catalog.pending.is_empty(), "a root that nobody waits for stays: {:?}", catalog.pending);
     }
     for process in 1..=3_u8 {

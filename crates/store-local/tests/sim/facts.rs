@@ -66,12 +66,15 @@ pub(crate) struct Counts {
     pub(crate) staged: u64,
     pub(crate) compared: u64,
     pub(crate) displaced: u64,
+    pub(crate) in_bucket: u64,
+    pub(crate) failed_in_bucket: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         let Self { seeds, requests, flushes, dropped, kills, power_failures, images, .. } = other;
         let Self { faults, refused, checkpoints, staged, compared, displaced, .. } = other;
+        let Self { in_bucket, failed_in_bucket, .. } = other;
         self.seeds += seeds;
         self.requests += requests;
         self.flushes += flushes;
@@ -85,6 +88,8 @@ impl Counts {
         self.staged += staged;
         self.compared += compared;
         self.displaced += displaced;
+        self.in_bucket += in_bucket;
+        self.failed_in_bucket += failed_in_bucket;
     }
 }
 
@@ -92,11 +97,13 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seeds, requests, flushes, dropped, kills, power_failures, images, .. } = self;
         let Self { faults, refused, checkpoints, staged, compared, displaced, .. } = self;
+        let Self { in_bucket, failed_in_bucket, .. } = self;
         write!(
             f,
             "{seeds} histories: {requests} requests ({flushes} flushes answered, {dropped} futures dropped, {refused} \
              refused), {faults} faults, {kills} kills, {power_failures} power failures of which {images} images were \
-             opened, {checkpoints} checkpoints ({staged} staged beside), {compared} compared, {displaced} takeovers"
+             opened, {checkpoints} checkpoints ({staged} staged beside), {compared} compared, {displaced} takeovers; \
+             {in_bucket} requests in buckets, {failed_in_bucket} of which failed"
         )
     }
 }
