@@ -29,8 +29,8 @@ use super::{bucket::Bucket, explore::explore, requests::go_away_after};
 /// Entries that tasks put: data first, then nodes.
 const ENTRIES: u8 = 6;
 const DATA: u8 = 4;
-/// Entries that are there before, each in a locator of its own: with two more there are enough to be merged.
-const OLD: u8 = 15;
+/// Entries that are there before, each in a locator of its own: with one more there are enough to be merged.
+const OLD: u8 = 16;
 /// One that is never put.
 const NOWHERE: Key = 100;
 const TASKS: usize = 3;
@@ -275,7 +275,7 @@ async fn fill(bucket: &Bucket, rng: &mut Rng) -> Vec<Key> {
 async fn live(mut rng: Rng, fails: bool, go_away: bool) {
     let bucket = Arc::new(Bucket::new(&mut rng).await);
     let account = Arc::new(Account::default());
-    if rng.below(8) == 0 {
+    if rng.below(5) == 0 {
         let old = fill(&bucket, &mut rng).await;
         let now = account.now();
         account.published.lock().unwrap().extend(old.into_iter().map(|key| (now, key)));
