@@ -115,12 +115,15 @@ impl Catalog {
         }
     }
 
-    /// Lists an object that was replaced. One that is listed already, as what two images had in common may be, or that
-    /// finds no room stays as it is: a catalog that can't be written would end all publishing.
-    pub fn add_replaced(&mut self, replaced: Replaced) {
-        let known = self.replaced.iter().any(|known| known.key() == replaced.key());
-        if !known && self.replaced.len() < Self::MAX_LIST {
-            self.replaced.push(replaced);
+    /// Notes objects that newer ones replaced; that of two images that shared a map both replace it changes nothing.
+    /// Those that find no room stay behind as files that nothing tells of: a full list must end neither publishing nor
+    /// merging.
+    pub fn retire(&mut self, replaced: impl IntoIterator<Item = Replaced>) {
+        for replaced in replaced {
+            let is_new = !self.replaced.iter().any(|known| known.key() == replaced.key());
+            if is_new && self.replaced.len() < Self::MAX_LIST {
+                self.replaced.push(replaced);
+            }
         }
     }
 

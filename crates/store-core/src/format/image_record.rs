@@ -54,7 +54,7 @@ impl ImageRecord {
             return Err("its history is empty");
         }
         if self.history.len() > Self::MAX_HISTORY {
-            return Err("its history has more than 65,536 checkpoints: prune it");
+            return Err("its history has more than 65,536 checkpoints");
         }
         if self.history.iter().any(|entry| entry.size > MAX_DISK_SIZE) {
             return Err("a disk in its history is larger than any can be");

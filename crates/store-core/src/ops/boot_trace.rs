@@ -65,7 +65,7 @@ pub(super) async fn copy_boot_trace(from: &Store, id: Option<MapId>, to: &Store)
 async fn forget(store: &Store, clock: &dyn Clock, trace: Option<MapId>) {
     let Some(trace) = trace else { return };
     let listed = change_catalog(store, |catalog| {
-        catalog.add_replaced(Replaced::Map(trace, clock.now()));
+        catalog.retire([Replaced::Map(trace, clock.now())]);
         Ok(())
     })
     .await;

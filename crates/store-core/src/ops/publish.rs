@@ -159,9 +159,8 @@ pub async fn publish(store: &Store, clock: &dyn Clock, what: Publish<'_>) -> Res
             root.image == pending.image && changed.as_ref().is_ok_and(|(r, _)| has(r, root))
         };
         catalog.pending.retain(|root| *root != pending && !held(root));
-        for map in changed.iter().flat_map(|(_, replaced)| replaced) {
-            catalog.add_replaced(Replaced::Map(*map, clock.now()));
-        }
+        let replaced = changed.iter().flat_map(|(_, replaced)| replaced);
+        catalog.retire(replaced.map(|map| Replaced::Map(*map, clock.now())));
         Ok(())
     })
     .await;
@@ -293,6 +292,10 @@ async fn change_image(store: &Store, what: Publish<'_>, first: Draft) -> Result<
             return Ok((record, what.boot_trace.into_iter().collect()));
         }
         record.history.insert(0, what.entry());
+        // There is nothing better to be had by refusing: replication, and flushes that wait for it, would end for good.
+        for gone in record.history.drain(ImageRecord::MAX_HISTORY.min(record.history.len())..) {
+            tracing::warn!("the history of image '{}' is full: {} leaves it", what.image, gone.checkpoint);
+        }
         let mut replaced = maps::add(store, &mut record, map.as_mut()).await?;
         match record.boot_trace {
             None => record.boot_trace = what.boot_trace,

@@ -58,6 +58,15 @@ impl ChunkStore for LocalStore {
         self.blocking(move |inner| inner.contains(kind, &ids)).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let ids = ids.to_vec();
+        let count = ids.len();
+        match self.blocking(move |inner| inner.holds(kind, &ids)).await {
+            Ok(each) => each,
+            Err(e) => vec![Err(e); count],
+        }
+    }
+
     async fn sync(&self) -> Result<Synced> {
         let until = self.0.writer.queue.next();
         loop {

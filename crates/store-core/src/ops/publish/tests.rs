@@ -350,3 +350,24 @@ async fn what_two_images_replace_is_listed_once() {
     let catalog = store.index.read_catalog().await.unwrap().value;
     assert_eq!((catalog.pending.len(), catalog.replaced.len()), (0, 1));
 }
+
+/// A server that replicates for long goes on when its image's history is full.
+#[tokio::test]
+async fn the_oldest_leaves_a_full_history() {
+    let store = memory();
+    append(&store, 1).await.unwrap();
+    let found = store.index.read_image(&name("vm")).await.unwrap().unwrap();
+    let mut record = found.value;
+    let number = |n: usize| {
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&n.to_le_bytes());
+        HistoryEntry { checkpoint: CheckpointId::from_bytes(id), ..entry(1) }
+    };
+    record.history = (0..ImageRecord::MAX_HISTORY).map(number).collect();
+    store.index.write_image(&record, Some(&found.version)).await.unwrap();
+    append(&store, 7).await.unwrap();
+    let after = store.index.read_image(&name("vm")).await.unwrap().unwrap().value.history;
+    assert_eq!(after.len(), ImageRecord::MAX_HISTORY);
+    assert_eq!((after[0], after[1]), (entry(7), record.history[0]));
+    assert_eq!(after.last(), record.history.get(ImageRecord::MAX_HISTORY - 2));
+}

@@ -5,12 +5,14 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkKind, ChunkStore as _, ErrorKind, IndexStore as _,
+    clock::Timestamp,
     format::{
+        catalog::{Catalog, Replaced},
         codec::{Compression, Encoder},
         layout,
     },
     testing::FixedClock,
-    types::id_of,
+    types::{LocatorId, id_of},
 };
 
 use super::{
@@ -193,6 +195,29 @@ async fn locators_are_merged_and_lose_nothing() {
     assert_eq!(catalog.locators.iter().map(|locator| locator.entries).sum::<u64>(), 120);
     assert!(!catalog.replaced.is_empty());
     assert_holds(&f.store, &all).await;
+    assert_holds(&f.other(), &all).await;
+}
+
+/// A store that has lived long without a collection goes on.
+#[tokio::test]
+async fn locators_are_merged_however_many_were_before() {
+    let f = Fixture::new();
+    let mut full = f.store.read_catalog().await.unwrap();
+    let old = |n: usize| LocatorId::from_bytes((n as u128).to_le_bytes());
+    let old = (0..Catalog::MAX_LIST).map(|n| Replaced::Locator(old(n), Timestamp(1)));
+    full.value.replaced = old.collect();
+    f.store.write_catalog(&full.value, &full.version).await.unwrap();
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let some = entries(100 + n, 1, 50);
+        f.store.put(KIND, some.clone()).await.unwrap();
+        f.store.sync().await.unwrap();
+        all.extend(some);
+    }
+    drop(f.store.0.merging.lock());
+    f.store.0.merge_locators();
+    let catalog = f.store.read_catalog().await.unwrap().value;
+    assert!(catalog.locators.len() < 10, "{}", catalog.locators.len());
     assert_holds(&f.other(), &all).await;
 }
 
