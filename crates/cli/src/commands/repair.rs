@@ -1,6 +1,10 @@
 //! `repair`: makes good what is damaged in a store, or a volume, as far as it can be had.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use gabion::{
     Host, StoreUrl,
@@ -34,7 +38,7 @@ pub(super) async fn repair(
     };
     let (job, bar) = output.job("repairing");
     let repaired = match &url {
-        StoreUrl::Folder(folder) => rebuild(host, &url, folder.clone(), dry_run, &job).await,
+        StoreUrl::Folder(folder) => rebuild(host, folder.clone(), dry_run, &job).await,
         StoreUrl::Remote(_) if from.is_none() => Err(Error::invalid(format!(
             "{} is in a bucket: what is damaged there is fetched from another store, with --from URL",
             url.place()
@@ -52,6 +56,7 @@ pub(super) async fn repair(
         return Ok(ExitCode::SUCCESS);
     }
     let opened = host.open_store(&url).await.inspect_err(|_| bar.finish_and_clear())?;
+    let mut unasked = None;
     let left = async {
         let Some(from) = &from else { return ops::check(&opened.direct, Depth::Structure, &job).await };
         // One that stands in the configuration may be away, as long as nothing is needed of it.
@@ -66,6 +71,7 @@ pub(super) async fn repair(
             let bytes = format_bytes(healed.bytes);
             report.done.push(format!("fetch {} entries, {bytes}, from {}", healed.entries, from.place()));
         }
+        unasked = healed.unasked.map(|e| format!("{} could not be asked: {}", from.place(), e.report()));
         Ok(healed.left)
     };
     let left = left.await;
@@ -77,34 +83,30 @@ pub(super) async fn repair(
     let still = left.damage.iter();
     text.extend(still.map(|damage| format!("LOST {}: {}\n", subject(damage), damage.error.report())));
     let whole = left.damage.is_empty() && report.lost.is_empty();
-    text.push_str(match (whole, report.done.is_empty()) {
-        (true, true) => "whole: there was nothing to repair",
-        (true, false) => "whole",
-        (false, _) => {
+    text.push_str(&match (whole, report.done.is_empty(), &unasked) {
+        (true, true, _) => "whole: there was nothing to repair".to_owned(),
+        (true, false, _) => "whole".to_owned(),
+        (false, _, None) => {
             "NOT whole: import a disk that has it, or repair from a store that does, with --from URL"
+                .to_owned()
         }
+        (false, _, Some(why)) => format!("NOT whole: {why}; repair again once it can be"),
     });
     let damage: Vec<_> =
         left.damage.iter().map(|damage| format!("{}: {}", subject(damage), damage.error.report())).collect();
     output
-        .result(&json!({ "ok": whole, "done": report.done, "lost": report.lost, "damage": damage }), &text)?;
+        .result(&json!({ "ok": whole, "done": report.done, "lost": report.lost, "damage": damage, "unasked": unasked }), &text)?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
 }
 
 /// Repairs a folder's store out of itself.
-async fn rebuild(
-    host: &Host,
-    url: &StoreUrl,
-    folder: PathBuf,
-    dry_run: bool,
-    job: &Job,
-) -> Result<RepairReport> {
-    let (volumes, home, clock) = (host.volumes().clone(), url.to_string(), Arc::clone(host.clock()));
+async fn rebuild(host: &Host, folder: PathBuf, dry_run: bool, job: &Job) -> Result<RepairReport> {
+    let (volumes, clock) = (host.volumes().clone(), Arc::clone(host.clock()));
     let job = job.clone();
     blocking(move || {
         // What is lost with a catalog, and known here: what this host's volumes stand on.
         let records = volumes.list()?.into_iter().filter_map(|found| found.record.ok());
-        let pins = records.filter(|record| record.info.home == home).filter_map(|record| {
+        let pins = records.filter(|record| is_same(&record.info.home, &folder)).filter_map(|record| {
             Some(Pin { owner: record.info.id, checkpoint: record.info.base?, since: record.info.created })
         });
         let options = RepairOptions { dry_run, pins: pins.collect(), clock };
@@ -112,6 +114,12 @@ async fn rebuild(
         LocalStore::repair(&fs, &folder, &options, &job)
     })
     .await
+}
+
+/// Whether a volume's home is the store in this folder, by whatever path.
+fn is_same(home: &str, folder: &Path) -> bool {
+    let Ok(StoreUrl::Folder(home)) = home.parse() else { return false };
+    home == folder || matches!((home.canonicalize(), folder.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Keeps what is whole of a volume whose journal is damaged.

@@ -115,6 +115,18 @@ impl Catalog {
         }
     }
 
+    /// Notes objects that newer ones replaced; that of two images that shared a map both replace it changes nothing.
+    /// Those that find no room stay behind as files that nothing tells of: a full list must end neither publishing nor
+    /// merging.
+    pub fn retire(&mut self, replaced: impl IntoIterator<Item = Replaced>) {
+        for replaced in replaced {
+            let is_new = !self.replaced.iter().any(|known| known.key() == replaced.key());
+            if is_new && self.replaced.len() < Self::MAX_LIST {
+                self.replaced.push(replaced);
+            }
+        }
+    }
+
     /// Encodes the catalog. Lists that are sorted in the format need not be sorted here; elements that are
     /// twice there, and lists of more than [`MAX_LIST`](Self::MAX_LIST) elements, are `Invalid`.
     pub fn encode(&self) -> Result<Vec<u8>> {

@@ -4,11 +4,7 @@
 use crate::{
     Error, ErrorKind, ImageName, Result, Store,
     clock::Clock,
-    format::{
-        boot_trace::BootTrace,
-        catalog::{Catalog, Replaced},
-        image_record::ImageRecord,
-    },
+    format::{boot_trace::BootTrace, catalog::Replaced, image_record::ImageRecord},
     types::{MapId, WriteId},
 };
 
@@ -69,9 +65,7 @@ pub(super) async fn copy_boot_trace(from: &Store, id: Option<MapId>, to: &Store)
 async fn forget(store: &Store, clock: &dyn Clock, trace: Option<MapId>) {
     let Some(trace) = trace else { return };
     let listed = change_catalog(store, |catalog| {
-        if catalog.replaced.len() < Catalog::MAX_LIST {
-            catalog.replaced.push(Replaced::Map(trace, clock.now()));
-        }
+        catalog.retire([Replaced::Map(trace, clock.now())]);
         Ok(())
     })
     .await;

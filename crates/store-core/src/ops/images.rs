@@ -133,11 +133,16 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> 
     near.into_iter().take(3).map(|(_, other)| other.to_owned()).collect()
 }
 
-/// Reads a checkpoint and opens its index through `nodes`.
+/// Reads a checkpoint and opens its index through `nodes`. One that the store does not have is `Corrupt`: its id stood
+/// somewhere.
 pub async fn open_checkpoint(nodes: &Arc<NodeCache>, id: CheckpointId) -> Result<(Checkpoint, Index)> {
-    let bytes = get_one(&**nodes.store(), ChunkKind::Checkpoint, &id.as_chunk())
-        .await
-        .map_err(|e| e.context(format!("checkpoint {id} can't be read")))?;
+    let found = get_one(&**nodes.store(), ChunkKind::Checkpoint, &id.as_chunk()).await;
+    let bytes = found.map_err(|e| match e.kind() {
+        ErrorKind::NotFound => {
+            Error::with_source(ErrorKind::Corrupt, format!("checkpoint {id} is missing"), e)
+        }
+        _ => e.context(format!("checkpoint {id} can't be read")),
+    })?;
     if checkpoint_id(&bytes) != id {
         return Err(Error::corrupt(format!("checkpoint {id} does not match its hash")));
     }

@@ -254,6 +254,26 @@ async fn a_full_catalog_takes_checkpoints() {
     assert!(catalog.pending.is_empty());
 }
 
+/// Two images that were one have the same maps, and each folds them away in its turn.
+#[tokio::test]
+async fn maps_that_two_images_share_are_replaced_twice() {
+    let store = memory();
+    let store =
+        Store { chunks: Arc::new(Mapped(Arc::clone(&store.chunks))), index: Arc::clone(&store.index) };
+    for n in 0..3 {
+        imported(&store, "vm", noise(10_000, n)).await;
+    }
+    tag(&store, &clock(), &name("vm").into(), &name("release")).await.unwrap();
+    for n in 3..9 {
+        for image in ["vm", "release"] {
+            imported(&store, image, noise(10_000, n)).await;
+            let catalog = store.index.read_catalog().await.unwrap().value;
+            assert!(catalog.pending.is_empty(), "a root of '{image}' stays after {n} imports");
+        }
+    }
+    assert!(!store.index.read_catalog().await.unwrap().value.replaced.is_empty());
+}
+
 /// A store that says of every entry where it lies, so that publishes write maps.
 #[derive(Debug)]
 struct Mapped(Arc<dyn crate::ChunkStore>);

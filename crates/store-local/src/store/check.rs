@@ -30,6 +30,8 @@ use super::{
 
 /// Longest image map that is read into memory, in bytes.
 const MAX_MAP_LEN: u64 = 1 << 30;
+/// The folders that every store has.
+pub(super) const FOLDERS: [&str; 4] = [layout::PACKS, layout::IMAGES, layout::LOCATORS, layout::MAPS];
 /// Pages of a locator that are read at once.
 const PAGES: u32 = 256;
 /// Entries of a pack that are read at once: some MiB, so that memory does not grow with the pack.
@@ -66,6 +68,9 @@ impl LocalStore {
         let mut check = FileCheck { inner: &self.0, options, report: FilesReport::default() };
         check.note(check.descriptor())?;
         check.report.files += 1;
+        for folder in FOLDERS {
+            check.note(require(check.folder(), folder))?;
+        }
         let named = check.locators(&live)?;
         check.maps(&live)?;
         check.packs(&live, &named, intact, job)?;
@@ -296,6 +301,17 @@ impl Inner {
 
 pub(super) fn not_its_bytes(id: &ChunkId, pack: PackId) -> Error {
     Error::corrupt(format!("entry {id} in pack {pack} decodes to other bytes than its id names"))
+}
+
+/// `Corrupt` if one of the store's folders is not there: then what was in it is not just nothing.
+pub(super) fn require(store: &Folder, folder: &str) -> Result<()> {
+    if store.exists(folder)? {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{} is missing: put it back, or make an empty folder there if what was in it is lost (is a disk not mounted?)",
+        store.path(folder).display()
+    )))
 }
 
 pub(super) fn read_descriptor(folder: &Folder) -> Result<Descriptor> {

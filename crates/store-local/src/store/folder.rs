@@ -92,6 +92,22 @@ impl Folder {
         self.fs.open(&self.path(key), OpenMode::Read).map_err(|e| self.error("opening", key, e))
     }
 
+    /// Makes a file durable that was written by who knows whom, with its name and that of its folder, and has reads of it
+    /// see what the disk has.
+    pub(super) fn settle(&self, key: &str) -> Result<()> {
+        let file = self.open(key)?;
+        let synced = file.sync_data().and_then(|()| file.drop_cache());
+        synced.map_err(|e| self.error("syncing", key, e))?;
+        let folder = parent(key);
+        self.sync_dir(folder)?;
+        self.sync_dir(parent(folder))
+    }
+
+    /// Opens an object for writing.
+    pub(super) fn open_to_write(&self, key: &str) -> Result<Arc<dyn FsFile>> {
+        self.fs.open(&self.path(key), OpenMode::ReadWrite).map_err(|e| self.error("opening", key, e))
+    }
+
     /// Makes a new object, for writing.
     pub(super) fn create(&self, key: &str) -> Result<Arc<dyn FsFile>> {
         self.fs.open(&self.path(key), OpenMode::CreateNew).map_err(|e| self.error("making", key, e))
@@ -172,6 +188,12 @@ impl Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(e) => Err(self.error("listing", key, e)),
         }
+    }
+
+    /// Takes the lock of a pack, whose file it makes if it is not there: who holds it is writing the pack. `Conflict` at
+    /// once if somebody else does.
+    pub(super) fn lock_pack(&self, key: &str) -> Result<Box<dyn FsLock>> {
+        self.fs.lock(&self.path(key), false).map_err(|e| self.error("locking", key, e))
     }
 
     /// Takes the store's lock, waiting for whoever holds it. Held for a compare-and-swap, never longer.

@@ -187,7 +187,9 @@ impl Locators {
                 Err(e) => {
                     let e = Error::with_source(
                         ErrorKind::Corrupt,
-                        format!("the entry may be in locator {id}, which can't be used: run 'check'"),
+                        format!(
+                            "the entry may be in locator {id}, which can't be used: 'repair' makes it anew"
+                        ),
                         e.clone(),
                     );
                     found
@@ -224,8 +226,12 @@ impl Locators {
                         break;
                     }
                     Err(e) => {
+                        let advice = match e.kind() {
+                            ErrorKind::Corrupt => " ('repair' makes it anew)",
+                            _ => "",
+                        };
                         let context =
-                            format!("locator {}, which may hold entry {}", open.locator.id(), key.id);
+                            format!("locator {}{advice}, which may hold entry {}", open.locator.id(), key.id);
                         *slot = Err(e.context(context));
                     }
                 }

@@ -16,7 +16,7 @@ use gabion_store_core::{
     Error, ErrorKind, Result,
     clock::Timestamp,
     format::{
-        catalog::{Catalog, LocatorRef, Replaced},
+        catalog::{LocatorRef, Replaced},
         layout,
         locator::Outline,
         rows::{EntryKey, PAGE_LEN},
@@ -71,9 +71,6 @@ pub(super) fn merge(folder: &Folder, live: &Live, now: Timestamp) -> Result<bool
 /// The newest locators that should become one, newest first: those up to the first that is above the
 /// least tier of which there are enough.
 fn due(live: &Live) -> Option<Vec<Arc<OpenLocator>>> {
-    if live.catalog.replaced.len() + live.locators.len() > Catalog::MAX_LIST {
-        return None;
-    }
     // One that can't be used stays where it is, and so does all that is older.
     let usable: Vec<&Arc<OpenLocator>> =
         live.locators.iter().map_while(|(_, open)| open.as_ref().ok()).collect();
@@ -94,7 +91,7 @@ fn replace(folder: &Folder, sources: &[LocatorId], merged: LocatorRef, now: Time
             return Err(Error::new(ErrorKind::Conflict, "the locators were merged by someone else"));
         };
         catalog.locators.splice(at..at + sources.len(), [merged]);
-        catalog.replaced.extend(sources.iter().map(|id| Replaced::Locator(*id, now)));
+        catalog.retire(sources.iter().map(|id| Replaced::Locator(*id, now)));
         catalog.write_id = write_id;
         Ok(())
     })

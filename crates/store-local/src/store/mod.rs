@@ -124,15 +124,15 @@ struct Inner {
 
 impl LocalStore {
     /// Makes a store in `dir`, which is made if it does not exist (its parent must), and opens it. A
-    /// folder that holds a store already is `AlreadyExists`, one that holds anything else `Invalid`.
-    /// Blocks.
+    /// folder that holds a store already is `AlreadyExists`, one that lost its descriptor `Corrupt`, one that holds
+    /// anything else `Invalid`. Blocks.
     pub fn init(fs: Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<Self> {
         make(&fs, dir, clock)?;
         Self::open(fs, dir)
     }
 
-    /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, a newer
-    /// format `Unsupported`. Blocks.
+    /// Opens the store in `dir`. No such folder is `NotFound`, a folder without a store `Invalid`, one that lost its
+    /// descriptor `Corrupt`, a newer format `Unsupported`. Blocks.
     pub fn open(fs: Arc<dyn Fs>, dir: &Path) -> Result<Self> {
         Self::open_with(fs, dir, LocalStoreOptions::default())
     }
@@ -142,14 +142,22 @@ impl LocalStore {
         let folder = Folder::new(fs, dir);
         folder.require_folder()?;
         let Some(text) = folder.read(DESCRIPTOR_KEY, 1 << 20)? else {
+            refuse_remains(&folder)?;
             return Err(if folder.exists("")? {
                 Error::invalid(format!("{} is no store: make one with 'init'", dir.display()))
             } else {
                 Error::not_found(format!("there is no store at {}: make one with 'init'", dir.display()))
             });
         };
-        let descriptor =
-            Descriptor::decode(&text).map_err(|e| e.context(format!("store {}", dir.display())))?;
+        let descriptor = Descriptor::decode(&text).map_err(|e| match refuse_remains(&folder) {
+            Err(remains)
+                if remains.kind() == ErrorKind::Corrupt
+                    && matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Invalid) =>
+            {
+                Error::with_source(ErrorKind::Corrupt, remains.to_string(), e)
+            }
+            _ => e.context(format!("store {}", dir.display())),
+        })?;
         Encoder::new(options.compression)?;
         Ok(Self(Arc::new(Inner {
             locators: Locators::open(folder.clone(), options.page_cache)?,
@@ -303,19 +311,51 @@ impl Inner {
         }
     }
 
-    /// Whether a place holds the entry, as far as is known. A locator that can't be used is no reason not
-    /// to store an entry once more.
+    /// Whether a place holds the entry, as far as is known.
     fn is_sound(&self, key: &EntryKey, place: &Found) -> bool {
         placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.reach(&place))
     }
 
+    /// Which of the entries need not be stored. As long as anything is damaged here, that is no node and no checkpoint:
+    /// so whoever has them looks at what is below, and stores again what is damaged of it.
     fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        if kind != ChunkKind::Data && self.is_damaged()? {
+            return Ok(vec![false; ids.len()]);
+        }
+        // A locator that can't be used is no reason not to store an entry once more.
+        Ok(self.holds(kind, ids)?.into_iter().map(|held| held.unwrap_or(false)).collect())
+    }
+
+    /// Whether anything was found damaged that no other pack has by now. What is healed is forgotten.
+    fn is_damaged(&self) -> Result<bool> {
+        if !self.damaged.any() {
+            return Ok(false);
+        }
+        let mut known = self.damaged.known();
+        known.sort_unstable();
+        let keys: Vec<EntryKey> = known.iter().map(|(key, _)| *key).collect();
+        let (live, _) = self.locators.reload()?;
+        let found = self.locators.find(&live, &keys);
+        let healed = known
+            .iter()
+            .zip(&found)
+            .filter(|((_, pack), found)| placed(found).is_some_and(|place| place.pack != *pack));
+        let healed: Vec<_> = healed.map(|(known, _)| *known).collect();
+        self.damaged.remove(&healed);
+        Ok(healed.len() < known.len())
+    }
+
+    /// Which entries are here; the error of a locator that can't be used, if only it could tell.
+    fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Result<bool>>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
         let generation = self.locators.live().catalog.condemn_generation;
         let found = self.find_now(&keys)?;
-        let answers: Vec<bool> =
-            keys.iter().zip(&found).map(|(key, place)| self.is_sound(key, place)).collect();
-        if answers.contains(&true) {
+        let answer = |(key, place): (&EntryKey, Found)| {
+            let sound = self.is_sound(key, &place);
+            place.map(|_| sound)
+        };
+        let answers: Vec<Result<bool>> = keys.iter().zip(found).map(answer).collect();
+        if answers.iter().any(|answer| matches!(answer, Ok(true))) {
             self.answered_under(generation);
         }
         Ok(answers)
@@ -363,14 +403,27 @@ impl Inner {
 
     /// Appends what was absent as of `checked`.
     fn append(self: &Arc<Self>, checked: &Arc<locators::Live>, entries: Vec<Prepared>) -> Result<()> {
+        self.append_absent(entries, |entries| {
+            let live = self.locators.live();
+            if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
+        })
+    }
+
+    /// Appends entries, those that live locators name among them.
+    fn append_all(self: &Arc<Self>, entries: Vec<Prepared>) -> Result<()> {
+        self.append_absent(entries, |entries| entries)
+    }
+
+    fn append_absent(
+        self: &Arc<Self>,
+        entries: Vec<Prepared>,
+        absent: impl FnOnce(Vec<Prepared>) -> Vec<Prepared>,
+    ) -> Result<()> {
         self.descriptor.features.check_write("the store")?;
         if entries.is_empty() {
             return Ok(());
         }
-        let (full, done) = self.writer.append(entries, |entries| {
-            let live = self.locators.live();
-            if Arc::ptr_eq(&live, checked) { entries } else { self.not_live(&live, entries) }
-        });
+        let (full, done) = self.writer.append(entries, absent);
         for job in full {
             self.seal_soon(job);
         }
@@ -471,11 +524,17 @@ impl Inner {
 /// Makes an empty store; the descriptor comes last, so that what has one is whole.
 fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     let folder = Folder::new(fs.clone(), dir);
-    folder.make_dir("")?;
+    let exists = || Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display()));
     folder.require_folder()?;
+    // Nothing is written where there is nothing to make: what can only be read can be read.
+    if folder.exists(DESCRIPTOR_KEY)? {
+        return Err(exists());
+    }
+    folder.make_dir("")?;
     let parent = folder_of(dir);
     fs.sync_dir(parent).map_err(|e| Error::io(format!("syncing {}", parent.display()), e))?;
     if !folder.exists(DESCRIPTOR_KEY)? {
+        refuse_remains(&folder)?;
         // What an interrupted `init` leaves is no obstacle.
         let known = ["lock", DAMAGED_KEY, layout::CATALOG_KEY, "catalog.tmp", "gabion.json.tmp"];
         let folders = [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES];
@@ -491,8 +550,9 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     }
     let lock = folder.lock()?;
     if folder.exists(DESCRIPTOR_KEY)? {
-        return Err(Error::new(ErrorKind::AlreadyExists, format!("{} holds a store already", dir.display())));
+        return Err(exists());
     }
+    refuse_remains(&folder)?;
     for key in [layout::PACKS, layout::LOCATORS, layout::MAPS, layout::IMAGES] {
         folder.make_dir(key)?;
     }
@@ -500,6 +560,24 @@ fn make(fs: &Arc<dyn Fs>, dir: &Path, clock: &dyn Clock) -> Result<()> {
     folder.replace(DESCRIPTOR_KEY, Descriptor::new(clock.now())?.encode().as_bytes())?;
     drop(lock);
     Ok(())
+}
+
+/// `Corrupt` if a folder without a descriptor holds more of a store than a new one has, or one that was removed: its
+/// descriptor is lost, and an empty catalog in place of its own would lose it whole.
+fn refuse_remains(folder: &Folder) -> Result<()> {
+    let in_use = || match records::read_catalog(folder) {
+        Ok(found) => Ok(!found.value.pins.is_empty() || !found.value.pending.is_empty()),
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(true),
+        Err(e) => Err(e),
+    };
+    let any = !folder.list(layout::IMAGES)?.is_empty() || folder.exists(layout::CATALOG_KEY)? && in_use()?;
+    if !any {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "{} is missing or damaged, and the rest of its store is there: 'repair' writes a new one",
+        folder.path(DESCRIPTOR_KEY).display()
+    )))
 }
 
 fn placed(place: &Found) -> Option<Placement> {

@@ -26,9 +26,10 @@ pub(super) fn read_catalog(folder: &Folder) -> Result<Versioned<Catalog>> {
 
 fn decode_catalog(folder: &Folder, bytes: &[u8]) -> Result<Catalog> {
     Catalog::decode(bytes).map_err(|e| match e.kind() {
-        ErrorKind::Corrupt => {
-            e.context(format!("{}; restore it from a copy of the store", damaged(folder, CATALOG_KEY)))
-        }
+        ErrorKind::Corrupt => e.context(format!(
+            "{}; 'repair' makes a new one of what the packs hold",
+            damaged(folder, CATALOG_KEY)
+        )),
         _ => e.context(damaged(folder, CATALOG_KEY)),
     })
 }
@@ -37,7 +38,7 @@ fn decode_catalog(folder: &Folder, bytes: &[u8]) -> Result<Catalog> {
 pub(super) fn catalog_bytes(folder: &Folder) -> Result<Vec<u8>> {
     folder.read(CATALOG_KEY, MAX_RECORD_LEN)?.ok_or_else(|| {
         Error::corrupt(format!(
-            "{} is missing, without which no entry is found: restore it from a copy of the store",
+            "{} is missing, without which no entry is found: 'repair' makes a new one of what the packs hold",
             folder.path(CATALOG_KEY).display()
         ))
     })
@@ -108,6 +109,16 @@ pub(super) fn remove_image(folder: &Folder, name: &ImageName, expected: &Version
         return Err(conflict(folder, &key));
     }
     folder.remove(&key).map(|_| ())
+}
+
+/// Makes durable the names by which records and catalog are found. Their bytes are before they have these names.
+pub(super) fn settle(folder: &Folder) -> Result<()> {
+    for key in [IMAGES, ""] {
+        if folder.exists(key)? {
+            folder.sync_dir(key)?;
+        }
+    }
+    Ok(())
 }
 
 /// Names of all images, behind them an error for each damaged record. What is no record, such as one that was

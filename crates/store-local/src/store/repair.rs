@@ -19,12 +19,11 @@ use std::{
 };
 
 use gabion_store_core::{
-    ChunkKind, Error, ErrorKind, Result,
+    CheckpointId, ChunkKind, Error, ErrorKind, Result,
     clock::Clock,
     format::{
         catalog::{Catalog, LocatorRef, Pin, Replaced},
         checkpoint::Checkpoint,
-        codec::Encoded,
         descriptor::{DESCRIPTOR_KEY, Descriptor},
         image_record::ImageRecord,
         layout,
@@ -39,13 +38,13 @@ use gabion_store_core::{
 
 use super::{
     LocalStore,
-    check::{check_locator, check_map, read_descriptor, tells_damage, visit_locator},
+    check::{check_locator, check_map, read_descriptor, require, tells_damage, visit_locator},
     closure::References,
     folder::Folder,
     locators::OpenLocator,
     read::Packs,
     records,
-    writer::placement,
+    writer::{Prepared, placement},
 };
 use crate::fs::Fs;
 
@@ -63,7 +62,7 @@ const MAX_RECORD_LEN: u64 = 64 << 20;
 pub struct RepairOptions {
     /// Change nothing, only say what would be done.
     pub dry_run: bool,
-    /// What volumes stand on, as far as it is known: the pins of a catalog that is lost.
+    /// What volumes stand on, as far as it is known: the pins of a catalog that is lost, or older than they are.
     pub pins: Vec<Pin>,
     /// Tells the times that stand in records.
     pub clock: Arc<dyn Clock>,
@@ -87,18 +86,21 @@ impl LocalStore {
     /// they change it in between, it ends with `Conflict`, and another run goes on.
     ///
     /// **Killed in between**: the store is as damaged as before or less, and another run does the rest. **Memory**: 80
-    /// bytes for each entry. **Errors**: `Unsupported` if anything is of a newer version: that is no damage.
+    /// bytes for each entry. **Errors**: `Unsupported` if anything is of a newer version: that is no damage; `Corrupt`,
+    /// with nothing changed, if the folder of packs or of images is not there.
     pub fn repair(fs: &Arc<dyn Fs>, dir: &Path, options: &RepairOptions, job: &Job) -> Result<RepairReport> {
         let folder = Folder::new(fs.clone(), dir);
         folder.require_folder()?;
         let mut repair = Repair { folder, options, job, report: RepairReport::default() };
         repair.descriptor()?;
+        repair.folders()?;
         let survey = Survey::take(&repair.folder, &options.pins, job)?;
         (repair.report.packs, repair.report.entries) = (survey.packs, survey.sound.len() as u64);
         let rescue = repair.locators(&survey)?;
         if !rescue.is_empty() && !options.dry_run {
             rescue_entries(fs, dir, &survey, &rescue)?;
-            let again = Survey::take(&repair.folder, &options.pins, job)?;
+            let mut again = Survey::take(&repair.folder, &options.pins, job)?;
+            again.sound.retain(|(key, _)| !survey.loose.contains(key));
             let left = repair.locators(&again)?;
             if !left.is_empty() {
                 return Err(Error::new(
@@ -126,6 +128,9 @@ struct Survey {
     catalog: Option<Catalog>,
     /// Of the catalog: locators that can't be used.
     bad_locators: Vec<LocatorId>,
+    /// The catalog is older than the packs, as one that was restored from a copy is: it does not tell of a checkpoint
+    /// that an image or a volume has, and that is here.
+    is_old: bool,
     /// Packs that are damaged anywhere, and packs that are named and missing.
     bad_packs: BTreeSet<PackId>,
     missing_packs: BTreeSet<PackId>,
@@ -133,6 +138,8 @@ struct Survey {
     sound: Vec<(EntryKey, Placement)>,
     /// Sizes of the disks of the checkpoints among them.
     checkpoints: HashMap<EntryKey, u64>,
+    /// Whole entries that are not to count as present, because something below them is missing.
+    loose: HashSet<EntryKey>,
     /// What nodes refer to, if packs may have become live that were not before.
     references: Option<References>,
 }
@@ -148,13 +155,18 @@ impl Survey {
             packs: 0,
             catalog,
             bad_locators: Vec::new(),
+            is_old: false,
             bad_packs: BTreeSet::new(),
             missing_packs: BTreeSet::new(),
             sound: Vec::new(),
             checkpoints: HashMap::new(),
+            loose: HashSet::new(),
             references: None,
         };
         let locators = survey.locators(folder)?;
+        let mut roots = Roots::read(folder, survey.catalog.as_ref(), pins)?;
+        let unnamed_roots = roots.not_in(&locators)?;
+        survey.is_old = !unnamed_roots.is_empty();
         survey.references = survey.is_lost().then(References::default);
         let mut named: BTreeSet<PackId> =
             locators.iter().flat_map(|open| open.locator.packs()).copied().collect();
@@ -175,6 +187,15 @@ impl Survey {
             // Nothing leads to it, and nothing that did is lost: it is being written, or was left by a crash.
             if !named.contains(&pack) && !survey.is_lost() {
                 continue;
+            }
+            if !named.contains(&pack) {
+                let key = layout::pack_key(&pack);
+                match folder.lock_pack(&key) {
+                    // It is being written: nobody was told yet that anything in it is there.
+                    Err(e) if e.kind() == ErrorKind::Conflict => continue,
+                    locked => drop(locked?),
+                }
+                folder.settle(&key)?;
             }
             match packs.contents(pack) {
                 Ok(contents) => {
@@ -206,20 +227,32 @@ impl Survey {
         }
         survey.verify(&packs, wanted.into_iter().collect())?;
         survey.bad_packs.extend(broken);
+        // It is not that the catalog is old: they are lost, and what nothing leads to is none of ours.
+        if survey.is_old && !survey.sound.iter().any(|(key, _)| unnamed_roots.contains(key)) {
+            survey.is_old = false;
+            if !survey.is_lost() {
+                survey.references = None;
+                survey.sound.retain(|(_, place)| named.contains(&place.pack));
+                survey.bad_packs.retain(|pack| named.contains(pack));
+            }
+        }
         let bad = &survey.bad_packs;
         survey.sound.sort_by_key(|(key, place)| (*key, bad.contains(&place.pack)));
         survey.sound.dedup_by_key(|(key, _)| *key);
         if let Some(references) = survey.references.take() {
             let present: HashSet<EntryKey> = survey.sound.iter().map(|(key, _)| *key).collect();
-            let loose = references.loose(&present, &roots(folder, survey.catalog.as_ref(), pins)?);
-            survey.sound.retain(|(key, _)| !loose.contains(key));
+            if roots.any_unreadable {
+                roots.known.extend(survey.checkpoints.keys());
+            }
+            survey.loose = references.loose(&present, &roots.known);
+            survey.sound.retain(|(key, _)| !survey.loose.contains(key));
         }
         Ok(survey)
     }
 
     /// Whether packs may be named that nobody knows of any more.
     fn is_lost(&self) -> bool {
-        self.catalog.is_none() || !self.bad_locators.is_empty()
+        self.catalog.is_none() || !self.bad_locators.is_empty() || self.is_old
     }
 
     /// The locators that can be used; without a catalog, all there are.
@@ -291,6 +324,22 @@ impl Repair<'_> {
         self.folder.replace(DESCRIPTOR_KEY, Descriptor::new(self.options.clock.now())?.encode().as_bytes())
     }
 
+    /// Makes the folders again whose content can be made anew. Without the others all would seem lost, and be lost then.
+    fn folders(&mut self) -> Result<()> {
+        require(&self.folder, layout::PACKS)?;
+        require(&self.folder, layout::IMAGES)?;
+        for key in [layout::LOCATORS, layout::MAPS] {
+            if !self.folder.exists(key)? {
+                self.note(format!("make the folder {key}"));
+                if !self.options.dry_run {
+                    self.folder.make_dir(key)?;
+                    self.folder.sync_dir("")?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes one locator of all that is whole, if that is needed, and moves aside what nothing names then. Gives the
     /// damaged packs that still hold something that no other has.
     fn locators(&mut self, survey: &Survey) -> Result<BTreeSet<PackId>> {
@@ -319,15 +368,8 @@ impl Repair<'_> {
 
     /// Writes image records anew that are damaged or name damaged maps, as far as they can be read.
     fn records(&mut self, survey: &Survey) -> Result<()> {
-        for file in self.folder.list(layout::IMAGES)? {
+        for (key, bytes) in record_files(&self.folder)? {
             self.job.check()?;
-            let key = format!("{}/{file}", layout::IMAGES);
-            let is_record = file.len() == 64 && file.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let Some(bytes) =
-                is_record.then(|| self.folder.read(&key, MAX_RECORD_LEN)).transpose()?.flatten()
-            else {
-                continue;
-            };
             match ImageObject::decode_at(&key, &bytes) {
                 Ok(found) => self.maps(&key, found.record(), &bytes)?,
                 Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
@@ -348,7 +390,9 @@ impl Repair<'_> {
                         }
                     }
                     // It stays where it is, so that nobody takes the image for removed.
-                    None => self.report.lost.push(format!("the image of record {key}: it can't be read")),
+                    None => self.report.lost.push(format!(
+                        "the image of record {key}: put a copy of that file back, or remove it and make the image anew"
+                    )),
                 },
             }
         }
@@ -418,18 +462,62 @@ impl Repair<'_> {
     }
 }
 
-/// Checkpoints that must be readable, as far as that can be told.
-fn roots(folder: &Folder, catalog: Option<&Catalog>, pins: &[Pin]) -> Result<Vec<EntryKey>> {
-    let mut ids: Vec<_> = pins.iter().map(|pin| pin.checkpoint).collect();
-    if let Some(catalog) = catalog {
-        ids.extend(catalog.pins.iter().map(|pin| pin.checkpoint));
-        ids.extend(catalog.pending.iter().map(|root| root.checkpoint));
+/// Checkpoints that must be readable.
+struct Roots {
+    known: Vec<EntryKey>,
+    /// The record of an image can't be read, whose checkpoints may be any.
+    any_unreadable: bool,
+}
+
+impl Roots {
+    fn read(folder: &Folder, catalog: Option<&Catalog>, pins: &[Pin]) -> Result<Self> {
+        let mut ids: Vec<_> = pins.iter().map(|pin| pin.checkpoint).collect();
+        if let Some(catalog) = catalog {
+            ids.extend(catalog.pins.iter().map(|pin| pin.checkpoint));
+            ids.extend(catalog.pending.iter().map(|root| root.checkpoint));
+        }
+        let mut any_unreadable = false;
+        for (key, bytes) in record_files(folder)? {
+            let record = match ImageObject::decode_at(&key, &bytes) {
+                Ok(found) => found.record(),
+                Err(e) if e.kind() != ErrorKind::Corrupt => return Err(e),
+                Err(_) => {
+                    let told = resealed(&key, &bytes);
+                    any_unreadable |= told.is_none();
+                    told
+                }
+            };
+            ids.extend(record.iter().flat_map(|record| &record.history).map(|entry| entry.checkpoint));
+        }
+        let key = |id: CheckpointId| EntryKey::new(ChunkKind::Checkpoint, id.as_chunk());
+        Ok(Self { known: ids.into_iter().map(key).collect(), any_unreadable })
     }
-    for name in records::list_images(folder)?.into_iter().flatten() {
-        let record = records::read_image(folder, &name)?;
-        ids.extend(record.iter().flat_map(|found| &found.value.history).map(|entry| entry.checkpoint));
+
+    /// Those that none of the locators tells of.
+    fn not_in(&self, locators: &[OpenLocator]) -> Result<HashSet<EntryKey>> {
+        let mut left: HashSet<EntryKey> = self.known.iter().copied().collect();
+        for open in locators {
+            visit_locator(open, |key, _| {
+                left.remove(&key);
+            })?;
+        }
+        Ok(left)
     }
-    Ok(ids.into_iter().map(|id| EntryKey::new(ChunkKind::Checkpoint, id.as_chunk())).collect())
+}
+
+/// Keys and bytes of the records of images.
+fn record_files(folder: &Folder) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for file in folder.list(layout::IMAGES)? {
+        let key = format!("{}/{file}", layout::IMAGES);
+        if file.len() == 64
+            && file.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && let Some(bytes) = folder.read(&key, MAX_RECORD_LEN)?
+        {
+            found.push((key, bytes));
+        }
+    }
+    Ok(found)
 }
 
 /// A free key in the quarantine for what was at `key`.
@@ -485,16 +573,22 @@ fn install(folder: &Folder, survey: &Survey, options: &RepairOptions) -> Result<
     };
     let now = options.clock.now();
     records::change_catalog(folder, |catalog| {
+        if survey.is_old {
+            let known = |pin: &Pin| {
+                catalog.pins.iter().any(|p| (p.owner, p.checkpoint) == (pin.owner, pin.checkpoint))
+            };
+            let missing: Vec<Pin> = options.pins.iter().filter(|pin| !known(pin)).cloned().collect();
+            catalog.pins.extend(missing);
+            catalog.condemn_generation = catalog.condemn_generation.max(now.0);
+        }
         // Locators that were added since are newer, and stay.
         let newer = catalog.locators.split_off(surveyed.locators.len().min(catalog.locators.len()));
         if catalog.locators != surveyed.locators {
             return Err(changed());
         }
-        for old in std::mem::replace(&mut catalog.locators, vec![new]) {
-            if !survey.bad_locators.contains(&old.id) && catalog.replaced.len() < Catalog::MAX_LIST {
-                catalog.replaced.push(Replaced::Locator(old.id, now));
-            }
-        }
+        let old = std::mem::replace(&mut catalog.locators, vec![new]).into_iter();
+        let usable = old.filter(|old| !survey.bad_locators.contains(&old.id));
+        catalog.retire(usable.map(|old| Replaced::Locator(old.id, now)));
         catalog.locators.extend(newer);
         catalog.write_id = write_id;
         Ok(())
@@ -510,41 +604,26 @@ fn rescue_entries(fs: &Arc<dyn Fs>, dir: &Path, survey: &Survey, packs: &BTreeSe
     // As their pack has them: that is the order in which they are read.
     wanted.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
     for part in wanted.chunks(ENTRIES) {
-        let stored: Vec<Encoded> = store.0.packs.read(part).into_iter().collect::<Result<_>>()?;
-        let keys: Vec<(EntryKey, PackId)> = part.iter().map(|(key, place)| (*key, place.pack)).collect();
-        // So that they count as absent there.
-        store.0.damaged.add(&keys);
-        for (kind, run) in runs_of_kind(part.iter().map(|(key, _)| *key).zip(stored)) {
-            store.0.put_encoded(kind, run)?;
-        }
+        let read = part.iter().zip(store.0.packs.read(part));
+        let entries = read.map(|((key, _), stored)| Prepared::new(*key, stored?)).collect::<Result<_>>()?;
+        // Whatever the locators say of them: it is the damaged packs that they name.
+        store.0.append_all(entries)?;
     }
     store.0.seal_all()?;
     store.0.writer.fault()
 }
 
-type Run = Vec<(gabion_store_core::ChunkId, Encoded)>;
-
-fn runs_of_kind(entries: impl Iterator<Item = (EntryKey, Encoded)>) -> Vec<(ChunkKind, Run)> {
-    let mut runs: Vec<(ChunkKind, Run)> = Vec::new();
-    for (key, entry) in entries {
-        match runs.last_mut() {
-            Some((kind, run)) if *kind == key.kind => run.push((key.id, entry)),
-            _ => runs.push((key.kind, vec![(key.id, entry)])),
-        }
-    }
-    runs
-}
-
-/// What a damaged record still tells: its name, if it is the one that the key is the hash of, and those checkpoints of
-/// its history that the store has; and how many it has not.
-fn salvage(key: &str, bytes: &[u8], survey: &Survey) -> Option<(ImageRecord, usize)> {
+/// What a damaged record says if its checksum is passed over, if its name is the one that the key is the hash of.
+fn resealed(key: &str, bytes: &[u8]) -> Option<ImageRecord> {
     let (body, _) = bytes.split_last_chunk::<4>()?;
     let mut sealed = body.to_vec();
     sealed.extend(crc32c::crc32c(body).to_le_bytes());
-    let mut record = match ImageObject::decode_at(key, &sealed) {
-        Ok(found) => found.record()?,
-        Err(_) => return None,
-    };
+    ImageObject::decode_at(key, &sealed).ok()?.record()
+}
+
+/// What a damaged record still tells: those checkpoints of its history that the store has; and how many it has not.
+fn salvage(key: &str, bytes: &[u8], survey: &Survey) -> Option<(ImageRecord, usize)> {
+    let mut record = resealed(key, bytes)?;
     let before = record.history.len();
     record.history.retain(|entry| {
         let key = EntryKey::new(ChunkKind::Checkpoint, entry.checkpoint.as_chunk());
@@ -553,7 +632,7 @@ fn salvage(key: &str, bytes: &[u8], survey: &Survey) -> Option<(ImageRecord, usi
     // Hints, which may be wrong; and whoever owned the image has to claim it anew.
     record.maps.clear();
     record.boot_trace = None;
-    record.writer_epoch = record.writer_epoch.saturating_add(1);
+    record.writer_epoch = 0;
     let gone = before - record.history.len();
     (!record.history.is_empty()).then_some((record, gone))
 }

@@ -58,6 +58,15 @@ impl ChunkStore for LocalStore {
         self.blocking(move |inner| inner.contains(kind, &ids)).await
     }
 
+    async fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Vec<Result<bool>> {
+        let ids = ids.to_vec();
+        let count = ids.len();
+        match self.blocking(move |inner| inner.holds(kind, &ids)).await {
+            Ok(each) => each,
+            Err(e) => vec![Err(e); count],
+        }
+    }
+
     async fn sync(&self) -> Result<Synced> {
         let until = self.0.writer.queue.next();
         loop {
@@ -124,6 +133,10 @@ impl IndexStore for LocalStore {
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {
         let (catalog, expected) = (catalog.clone(), expected.clone());
         self.blocking(move |inner| records::write_catalog(&inner.folder, &catalog, &expected)).await
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.blocking(|inner| records::settle(&inner.folder)).await
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {

@@ -32,7 +32,7 @@ use gabion_store_core::{
 use tokio::sync::watch;
 
 use super::{folder::Folder, queue::Queue, seal::Sealing};
-use crate::fs::{FsFile, FsFileExt as _};
+use crate::fs::{FsFile, FsFileExt as _, FsLock};
 
 /// Longest write in bytes: large enough that the call itself costs nothing, small enough that the buffer
 /// stays in the processor's cache.
@@ -51,6 +51,8 @@ pub(super) struct OpenPack {
     keys: HashSet<EntryKey>,
     /// One past the last whole entry; bytes behind it are of a write that failed.
     pub(super) len: u64,
+    /// Held until the pack is sealed, so that a repair does not take it for one that a crash left behind.
+    _lock: Box<dyn FsLock>,
 }
 
 /// Where entries are appended.
@@ -208,13 +210,15 @@ impl Writer {
         let id = PackId::random()?;
         let key = layout::pack_key(&id);
         self.folder.make_dir(pack_folder(&key))?;
-        let file = self.folder.create(&key)?;
+        // Makes the file, too.
+        let lock = self.folder.lock_pack(&key)?;
+        let file = self.folder.open_to_write(&key)?;
         if let Err(e) = file.write_all_at(&pack::encode_header(&id), 0) {
             self.folder.remove_quietly(&key);
             return Err(self.folder.error("writing", &key, e));
         }
         let (number, len) = (self.queue.begin(), pack::HEADER_LEN as u64);
-        Ok(OpenPack { id, number, file, entries: Vec::new(), keys: HashSet::new(), len })
+        Ok(OpenPack { id, number, file, entries: Vec::new(), keys: HashSet::new(), len, _lock: lock })
     }
 
     /// Takes whatever is not durable and not under way, for a sync: what failed before, and the open pack.

@@ -5,3 +5,4 @@
 mod flips;
 mod repair;
 mod rig;
+mod worse;

@@ -78,14 +78,14 @@ struct Event {
     ended: Option<(u64, End)>,
 }
 
-/// The image, as it should be: history and epoch.
-type State = Option<(Vec<u64>, u64)>;
+/// The image, as it should be: history and epoch. An epoch that nobody was told of is none that anybody asks with.
+type State = Option<(Vec<u64>, Option<u64>)>;
 
-/// What should come of it when nobody else is there.
-fn apply(state: &mut State, ask: Ask) -> End {
+/// What should come of it when nobody else is there, if a claim draws this epoch.
+fn apply(state: &mut State, ask: Ask, drawn: Option<u64>) -> End {
     let append = |state: &mut State, number, epoch: Option<u64>| {
-        let (history, owner) = state.get_or_insert_with(|| (Vec::new(), epoch.unwrap_or(0)));
-        if epoch.is_some_and(|epoch| epoch != *owner) {
+        let (history, owner) = state.get_or_insert_with(|| (Vec::new(), epoch));
+        if epoch.is_some() && epoch != *owner {
             return End::Failed(ErrorKind::Conflict);
         }
         if history.first() != Some(&number) {
@@ -101,14 +101,13 @@ fn apply(state: &mut State, ask: Ask) -> End {
             Some(newest) if *newest == below || *newest == number => append(state, number, None),
             _ => End::Failed(ErrorKind::Conflict),
         },
-        // Who does not find the image makes it as its first owner.
-        Ask::Owned(epoch, _) if state.is_none() && epoch != 1 => End::Failed(ErrorKind::Conflict),
+        // Who does not find the image makes it anew.
         Ask::Owned(epoch, number) => append(state, number, Some(epoch)),
         Ask::Claim => match state {
             None => End::Failed(ErrorKind::NotFound),
             Some((_, epoch)) => {
-                *epoch += 1;
-                End::Epoch(*epoch)
+                *epoch = drawn;
+                drawn.map_or(End::Done, End::Epoch)
             }
         },
         Ask::Remove if state.is_none() => End::Failed(ErrorKind::NotFound),
@@ -124,7 +123,7 @@ fn apply(state: &mut State, ask: Ask) -> End {
 fn is_explained(events: &[Event]) -> bool {
     let owed = events.iter().enumerate().filter(|(_, event)| event.ended.is_some());
     let owed = owed.fold(0_u32, |all, (n, _)| all | 1 << n);
-    let (mut seen, mut open) = (HashSet::new(), vec![(0_u32, None::<(Vec<u64>, u64)>)]);
+    let (mut seen, mut open) = (HashSet::new(), vec![(0_u32, State::None)]);
     while let Some((done, state)) = open.pop() {
         if done & owed == owed {
             return true;
@@ -136,7 +135,11 @@ fn is_explained(events: &[Event]) -> bool {
         let first_end = left().filter_map(|(_, event)| event.ended.as_ref().map(|(at, _)| *at)).min();
         for (n, event) in left().filter(|(_, event)| first_end.is_none_or(|end| event.began < end)) {
             let mut next = state.clone();
-            let end = apply(&mut next, event.ask);
+            let drawn = match event.ended {
+                Some((_, End::Epoch(epoch))) => Some(epoch),
+                _ => None,
+            };
+            let end = apply(&mut next, event.ask, drawn);
             if event.ended.as_ref().is_none_or(|(_, found)| *found == end) {
                 open.push((done | 1 << n, next));
             }
@@ -227,6 +230,10 @@ impl IndexStore for Remembering {
         let version = self.inner.write_catalog(catalog, expected).await?;
         *self.catalog.lock().unwrap() = Some(Versioned { value: catalog.clone(), version: version.clone() });
         Ok(version)
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.inner.settle().await
     }
 
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
@@ -408,6 +415,12 @@ async fn live(mut rng: Rng, go_away: bool) {
     let store = place.open().await;
     account.ask(&store, 0, Ask::Look).await;
     let events = account.events.lock().unwrap().clone();
+    let mut epochs = HashSet::new();
+    for event in &events {
+        if let Some((_, End::Epoch(epoch))) = event.ended {
+            assert!(epochs.insert(epoch), "epoch {epoch} has two owners: {events:#?}");
+        }
+    }
     assert!(is_explained(&events), "no order explains how these ended: {events:#?}");
     let catalog = store.index.read_catalog().await.unwrap().value;
     if !go_away && !account.twice {

@@ -1,7 +1,7 @@
 //! What is known of a history: the disk, the images, what was asked for, and what happened last.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     hash::{DefaultHasher, Hasher as _},
     sync::Arc,
@@ -37,8 +37,8 @@ pub(crate) struct Model {
     /// Checkpoints under way.
     cutting: Vec<Time>,
     asked: VecDeque<Arc<Cut>>,
-    /// Another writer took the image over, and published this under its epoch.
-    pub(crate) displaced: Option<(CheckpointId, u64)>,
+    /// Another writer took the image over, and published this; whoever has one of these epochs was displaced.
+    pub(crate) displaced: Option<(CheckpointId, BTreeSet<u64>)>,
 }
 
 /// An image, as far as it was reported.
@@ -238,7 +238,7 @@ impl Model {
         if far {
             // No crash of the machine changes what is elsewhere.
             then.images = std::mem::take(&mut self.images);
-            then.displaced = self.displaced;
+            then.displaced = self.displaced.take();
         }
         *self = then;
     }

@@ -105,12 +105,9 @@ impl RemoteStore {
         let ids: Vec<LocatorId> = catalog.locators.iter().map(|locator| locator.id).collect();
         let at = ids.windows(sources.len()).position(|window| window == sources);
         let at = at.ok_or_else(|| Error::new(ErrorKind::Conflict, "they were merged by someone else"))?;
-        if catalog.replaced.len() + sources.len() > Catalog::MAX_LIST {
-            return Err(Error::new(ErrorKind::NoSpace, "the catalog has no room for replaced locators"));
-        }
         catalog.locators.splice(at..at + sources.len(), [merged]);
         let now = self.0.options.clock.now();
-        catalog.replaced.extend(sources.iter().map(|id| Replaced::Locator(*id, now)));
+        catalog.retire(sources.iter().map(|id| Replaced::Locator(*id, now)));
         catalog.write_id = WriteId::random()?;
         Ok(())
     }

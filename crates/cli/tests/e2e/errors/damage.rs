@@ -167,7 +167,7 @@ fn a_damaged_catalog_is_named() {
         for verb in
             [&["ls"][..], &["check"], &["import", "disk.raw"], &["serve", "v"], &["export", "vm1", "-"]]
         {
-            says(&home.refuses(6, verb), &["store/catalog", "restore it"]);
+            says(&home.refuses(6, verb), &["store/catalog", "'repair' makes a new one"]);
         }
     }
     std::fs::write(&catalog, newer(&good)).expect("a write");

@@ -5,12 +5,14 @@ use std::{path::Path, sync::Arc};
 use bytes::Bytes;
 use gabion_store_core::{
     ChunkKind, ChunkStore as _, ErrorKind, IndexStore as _,
+    clock::Timestamp,
     format::{
+        catalog::{Catalog, Replaced},
         codec::{Compression, Encoder},
         layout,
     },
     testing::FixedClock,
-    types::id_of,
+    types::{LocatorId, id_of},
 };
 
 use super::{
@@ -196,6 +198,29 @@ async fn locators_are_merged_and_lose_nothing() {
     assert_holds(&f.other(), &all).await;
 }
 
+/// A store that has lived long without a collection goes on.
+#[tokio::test]
+async fn locators_are_merged_however_many_were_before() {
+    let f = Fixture::new();
+    let mut full = f.store.read_catalog().await.unwrap();
+    let old = |n: usize| LocatorId::from_bytes((n as u128).to_le_bytes());
+    let old = (0..Catalog::MAX_LIST).map(|n| Replaced::Locator(old(n), Timestamp(1)));
+    full.value.replaced = old.collect();
+    f.store.write_catalog(&full.value, &full.version).await.unwrap();
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let some = entries(100 + n, 1, 50);
+        f.store.put(KIND, some.clone()).await.unwrap();
+        f.store.sync().await.unwrap();
+        all.extend(some);
+    }
+    drop(f.store.0.merging.lock());
+    f.store.0.merge_locators();
+    let catalog = f.store.read_catalog().await.unwrap().value;
+    assert!(catalog.locators.len() < 10, "{}", catalog.locators.len());
+    assert_holds(&f.other(), &all).await;
+}
+
 #[tokio::test]
 async fn two_handles_write_at_once() {
     let f = Fixture::new();
@@ -247,9 +272,16 @@ fn only_stores_open() {
     assert_eq!(foreign.kind(), ErrorKind::Invalid);
     assert!(foreign.to_string().contains("letter"), "{foreign}");
 
-    let descriptor = f.store.0.descriptor.encode().replace("\"version\": 1", "\"version\": 2");
-    crate::fs::replace(f.fs(), Path::new("/s/gabion.json"), descriptor.as_bytes()).unwrap();
-    assert_eq!(open("/s").kind(), ErrorKind::Unsupported);
+    let newer = f.store.0.descriptor.encode().replace("\"version\": 1", "\"version\": 2");
+    let (members, _) = newer.rsplit_once(",\n  \"crc32c\"").unwrap();
+    let plain = format!("{members}\n}}\n");
+    let sealed = format!("{members},\n  \"crc32c\": \"{:08x}\"\n}}\n", crc32c::crc32c(plain.as_bytes()));
+    for (text, kind) in
+        [(newer, ErrorKind::Corrupt), (plain, ErrorKind::Unsupported), (sealed, ErrorKind::Unsupported)]
+    {
+        crate::fs::replace(f.fs(), Path::new("/s/gabion.json"), text.as_bytes()).unwrap();
+        assert_eq!(open("/s").kind(), kind, "{text}");
+    }
     for (key, kind) in [("catalog", ErrorKind::Corrupt), ("gabion.json", ErrorKind::Invalid)] {
         let g = Fixture::new();
         g.fs().remove_file(&Path::new("/s").join(key)).unwrap();
