@@ -6,7 +6,8 @@
 //!
 //! **What it may cost**: the distance, and all that was fetched and then passed over, is at most half of what the stream
 //! has read. So a stream that ends wastes no more than half of what it was good for, and reads here and there, which
-//! never make a stream, waste nothing.
+//! never make a stream, waste nothing. Reads that find everything in memory are noted in some places only, so a reader
+//! who jumps over less than a piece, or some regions, of what was fetched is not told from one who has read that.
 
 use std::ops::Range;
 
