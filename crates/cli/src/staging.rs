@@ -10,8 +10,8 @@
 //! 2. Their content goes to the store beside, is synced and named there. The volume's record stays as it is, and so do
 //!    the layers: the store beside is a copy of what is in them, nothing rests on it. *Killed*: as after 1, or as
 //!    after 2.
-//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first, and named there. *Killed*: what home has under
-//!    that name is not sent again.
+//! 3. Before anything newer of the volume is published, and with home back, staged checkpoints are sent home, oldest first,
+//!    named there, and pinned as the volume's. *Killed*: what home has under that name is not sent again.
 //! 4. Once home has all of them, the store beside goes, names first. *Killed*: 3 finds nothing to send, and goes on.
 //! 5. The layers go with the first checkpoint that home takes, as always: when home has what they hold.
 //!
@@ -26,7 +26,10 @@ use gabion_store_core::{
     Error, ErrorKind, ImageName, Result, Store,
     format::image_record::{HistoryEntry, ImageRecord},
     index::NodeCache,
-    ops::{ImageRef, Job, Revision, Side, TransferOptions, open_checkpoint, resolve, transfer},
+    ops::{
+        ImageRef, Job, NewBase, Revision, Side, TransferOptions, new_epoch, open_checkpoint, resolve,
+        transfer,
+    },
     stores::{Cached, MemoryCache, Stack},
     volume::{CheckpointOptions, Checkpointed, Frozen, Home},
 };
@@ -142,11 +145,18 @@ impl OpenVolume {
         let (mut sent, mut kept) = (0, false);
         for record in images(&beside).await? {
             let known = self.home.direct.index.read_image(&record.name).await?.map(|found| found.value);
-            for entry in record.history.iter().rev() {
-                let has = known.iter().flat_map(|known| &known.history);
-                if has.into_iter().any(|there| there.checkpoint == entry.checkpoint) {
-                    continue;
-                }
+            let has = |entry: &HistoryEntry| {
+                known
+                    .iter()
+                    .flat_map(|known| &known.history)
+                    .any(|there| there.checkpoint == entry.checkpoint)
+            };
+            let missing: Vec<_> = record.history.iter().rev().filter(|entry| !has(entry)).collect();
+            let epoch = match missing[..] {
+                [] => None,
+                _ => self.epoch_for(&record.name, known.is_some())?,
+            };
+            for entry in missing {
                 // What it was made from is what the volume stands on, as long as nothing newer was published of it.
                 let (checkpoint, _) = open_checkpoint(&nodes, entry.checkpoint).await?;
                 if checkpoint.parent != self.volume.base() {
@@ -166,7 +176,10 @@ impl OpenVolume {
                 };
                 let options = TransferOptions {
                     force: true,
-                    epoch: self.epoch_for(&record.name, known.is_some())?,
+                    epoch,
+                    // By its pin the volume's replication knows it as the volume's own, until a newer one is published.
+                    pin: (record.name == self.name)
+                        .then(|| NewBase { volume: self.id(), base: self.volume.base() }),
                     ..TransferOptions::default()
                 };
                 let from = Side { store: &store, place: "the volume's staged checkpoints" };
@@ -179,6 +192,8 @@ impl OpenVolume {
         if kept {
             return Ok(sent);
         }
+        // What home was found to have may be of a writer who died.
+        self.home.direct.index.settle().await?;
         let folder = self.staged_folder();
         blocking(move || LocalStore::destroy(&StdFs, &folder)).await?;
         Ok(sent)
@@ -187,14 +202,15 @@ impl OpenVolume {
     /// The epoch to publish under, if the volume owns the image or is to make it.
     fn epoch_for(&self, image: &ImageName, exists: bool) -> Result<Option<u64>> {
         let Some(replicator) = self.replication().filter(|_| *image == self.name) else { return Ok(None) };
-        if !exists {
-            return Ok(Some(1));
+        match replicator.status().epoch {
+            None if !exists => new_epoch().map(Some),
+            // Before the claim it is not known who owns the image.
+            None => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("image '{image}' is not taken over yet: try again"),
+            )),
+            epoch => Ok(epoch),
         }
-        let epoch = replicator.status().epoch;
-        // Before the claim it is not known who owns the image.
-        epoch.map(Some).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, format!("image '{image}' is not taken over yet: try again"))
-        })
     }
 }
 

@@ -17,6 +17,8 @@ pub mod format;
 pub mod index;
 pub mod ops;
 pub mod overlay;
+#[doc(hidden)]
+pub mod random;
 pub mod replicate;
 pub mod store;
 pub mod stores;

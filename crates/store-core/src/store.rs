@@ -202,6 +202,13 @@ pub trait IndexStore: Send + Sync + fmt::Debug {
     /// Replaces the catalog of version `expected`.
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version>;
 
+    /// Makes durable what this handle has read of records and of the catalog: their writer may have died when others
+    /// saw what he wrote, but before that was durable. Whoever reports success because of what he read calls this
+    /// first. Nothing to do for a store that shows only what is durable.
+    async fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Stores an image map, durably.
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()>;
 

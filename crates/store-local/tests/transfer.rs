@@ -5,10 +5,10 @@
 use std::{collections::HashSet, io::Cursor, path::Path, sync::Arc};
 
 use gabion_store_core::{
-    ChunkKind, ErrorKind, Result, Store,
+    ChunkId, ChunkKind, ErrorKind, Result, Store,
     chunking::{DiskSource, Next},
     clock::SystemClock,
-    format::{image_map, node::Node},
+    format::{image_map, layout, node::Node},
     index::{NodeCache, Reached, walk_nodes},
     ops::{
         Depth, ImageRef, ImportOptions, Job, Side, TransferOptions, Transferred, check, import,
@@ -17,7 +17,7 @@ use gabion_store_core::{
     testing::{Call, Fault, FaultStore, Rng},
 };
 use gabion_store_local::{
-    fs::{Fs, MemFs},
+    fs::{Fs, FsFileExt as _, MemFs, OpenMode},
     store::{LocalStore, LocalStoreOptions},
 };
 
@@ -163,7 +163,7 @@ async fn the_map_of_a_new_image_is_whole() {
 }
 
 /// Everything an image's newest checkpoint reaches.
-async fn reached(store: &Store, image: &ImageRef) -> Vec<(ChunkKind, gabion_store_core::ChunkId)> {
+async fn reached(store: &Store, image: &ImageRef) -> Vec<(ChunkKind, ChunkId)> {
     let nodes = Arc::new(NodeCache::new(Arc::clone(&store.chunks), 16 << 20));
     let newest = resolve(store, image).await.unwrap().checkpoint;
     let (_, index) = open_checkpoint(&nodes, newest).await.unwrap();
@@ -197,6 +197,48 @@ async fn assert_closed(source: &Store, target: &Store) {
 
 /// The target's process dies at each of its calls, with packs half sealed in the background. Another one, which sees
 /// only what is live, finds whole subtrees and no name, and a rerun finishes.
+/// Flips a byte of an entry where it lies.
+async fn damage(place: &Place, kind: ChunkKind, id: ChunkId) {
+    let at = place.open().chunks.locate(kind, &[id]).await.unwrap()[0].unwrap();
+    let path = Path::new("/s").join(layout::pack_key(&at.pack));
+    let file = place.0.open(&path, OpenMode::ReadWrite).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at.offset + 3).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at.offset + 3).unwrap();
+}
+
+/// As long as damage is known, nothing is taken for whole because of a node above it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_heals_what_was_found_damaged_in_the_target() {
+    let (here, there) = (Place::new(), Place::new());
+    let mut disk = content(9, 1);
+    add(&here.open(), &disk).await;
+    run(&here.open(), &there.open()).await.unwrap();
+    let all = reached(&here.open(), &vm()).await;
+    let chunk = |entry: &&(ChunkKind, ChunkId)| entry.0 == ChunkKind::Data;
+    let leaf = all.iter().rfind(|(kind, _)| *kind == ChunkKind::Node).unwrap();
+    let lost = [*all.iter().find(chunk).unwrap(), *all.iter().rfind(chunk).unwrap(), *leaf];
+    for (kind, id) in lost {
+        damage(&there, kind, id).await;
+        assert_eq!(
+            there.open().chunks.get(kind, &[id]).await[0].as_ref().unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
+    }
+    // What is new is in the middle, far from what is damaged.
+    disk[5 << 20] ^= 1;
+    add(&here.open(), &disk).await;
+    let done = run(&here.open(), &there.open()).await.unwrap();
+    assert!(done.chunks >= 3 && done.bytes < 2 << 20, "{done:?}");
+    assert_whole(&there.open()).await;
+
+    // From here on what is there is believed again.
+    disk[5 << 20] ^= 2;
+    add(&here.open(), &disk).await;
+    let done = run(&here.open(), &there.open()).await.unwrap();
+    assert_eq!(done.nodes, 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_is_killed_holds_whole_subtrees() {
     let here = Place::new();

@@ -25,6 +25,8 @@ mod retry;
 mod scripted;
 mod single_writer;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod timeouts;
 #[cfg(any(feature = "s3", feature = "gcs", feature = "azure", feature = "http"))]
 mod transport;

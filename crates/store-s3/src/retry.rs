@@ -6,7 +6,11 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use gabion_store_core::{
+    random::fill,
+    sync::{sleep, timeout},
+};
+use tokio::time::Instant;
 
 use crate::{
     requests::{Again, Failure},
@@ -85,7 +89,8 @@ pub(crate) async fn in_time<T>(
 
 /// Between 0 and 1. Without randomness the pauses are longest.
 fn random_part() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+    let mut random = [0; 4];
+    fill(&mut random).map_or(1.0, |()| f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

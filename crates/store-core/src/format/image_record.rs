@@ -37,7 +37,7 @@ pub struct ImageRecord {
     pub maps: Vec<MapId>,
     /// Order of first touches at boot, if one was recorded: an object of its own.
     pub boot_trace: Option<MapId>,
-    /// Raised by every writer that takes the name over.
+    /// Drawn anew by every writer that takes the name over, and compared with nothing but itself; 0 if none has.
     pub writer_epoch: u64,
     /// The attempt that wrote this version.
     pub write_id: WriteId,

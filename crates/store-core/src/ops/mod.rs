@@ -25,5 +25,7 @@ pub use images::{ImageRef, Revision, open_checkpoint, remove, resolve, tag};
 pub use import::{ImportOptions, Imported, import};
 pub use ingest::{IngestOptions, IngestStats, Ingested, ingest};
 pub use job::{Job, Progress};
-pub use publish::{NewBase, Publish, Published, claim, pin, publish, store_checkpoint, unpin};
+pub use publish::{
+    NewBase, Publish, Published, claim, claim_as_found, new_epoch, pin, publish, store_checkpoint, unpin,
+};
 pub use transfer::{Plan, Side, TransferOptions, Transferred, plan, transfer};

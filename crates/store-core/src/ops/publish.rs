@@ -24,9 +24,10 @@
 //! crash is a root. All other pins of the volume go in the same CAS. They are of publishes that failed, or
 //! of bases that its record, which is saved before the next publish begins, has left behind.
 //!
-//! **Epochs**: who takes an image over for writing raises the epoch in its record ([`claim`]) and publishes with
+//! **Epochs**: who takes an image over for writing puts a new epoch into its record ([`claim`]) and publishes with
 //! it. The epoch is compared in the record whose version the CAS compares, so that a displaced writer can't
-//! publish from the moment of the claim on.
+//! publish from the moment of the claim on. Epochs are drawn at random, so that none ever has two owners, even if the
+//! image is removed and made anew.
 
 use futures::future::try_join;
 
@@ -65,8 +66,9 @@ pub struct Publish<'a> {
     pub create: bool,
     /// Fail with `Conflict` unless this checkpoint is the image's newest.
     pub after: Option<CheckpointId>,
-    /// The epoch under which this writer owns the image, from [`claim`], or 1 if it creates it. `Conflict` if
-    /// the image has another by now. Without one the checkpoint is appended and the epoch stays.
+    /// The epoch under which this writer owns the image, from [`claim`], or from [`new_epoch`] if it makes it. `Conflict`
+    /// if the image has another by now; one that is gone is made anew, under this epoch. Without one the checkpoint is
+    /// appended and the epoch stays.
     pub epoch: Option<u64>,
     /// The volume that will stand on the checkpoint.
     pub pin: Option<NewBase>,
@@ -213,9 +215,7 @@ fn fits(found: Option<&ImageRecord>, what: &Publish<'_>) -> Result<Fits> {
     if what.create && found.is_some() {
         return Err(Error::new(ErrorKind::AlreadyExists, format!("image '{name}' exists already")));
     }
-    // An image that does not exist has an owner only if this writer is about to make it.
-    let owner = found.map_or(1, |record| record.writer_epoch);
-    if what.epoch.is_some_and(|epoch| epoch != owner) {
+    if what.epoch.is_some_and(|epoch| found.is_some_and(|record| record.writer_epoch != epoch)) {
         return Err(displaced(name));
     }
     if newest == Some(what.checkpoint) {
@@ -289,6 +289,7 @@ async fn change_image(store: &Store, what: Publish<'_>, first: Draft) -> Result<
             }
         };
         if done {
+            store.index.settle().await?;
             return Ok((record, what.boot_trace.into_iter().collect()));
         }
         record.history.insert(0, what.entry());
@@ -330,11 +331,17 @@ async fn write_record(store: &Store, record: &mut ImageRecord, expected: Option<
     Err(error)
 }
 
-/// Takes an image over for writing: raises its writer epoch and returns it. From then on whoever publishes to it
-/// with an older epoch is told that he was displaced.
+/// An epoch that no writer has had, from 1 to 2⁵³ - 1: numbers that JSON readers keep.
+pub fn new_epoch() -> Result<u64> {
+    let random = u128::from_le_bytes(*WriteId::random()?.as_bytes()) as u64;
+    Ok((random >> 11).max(1))
+}
+
+/// Takes an image over for writing: gives it a new writer epoch and returns that. From then on whoever publishes to
+/// it with another is told that he was displaced.
 ///
-/// **Errors**: `NotFound` if there is no such image: its writer creates it, with epoch 1. **Cancel safety**: the
-/// epoch may have been raised, which displaces the writer before.
+/// **Errors**: `NotFound` if there is no such image: its writer makes it, with a [`new_epoch`]. **Cancel safety**: the
+/// epoch may have been changed, which displaces the writer before.
 pub async fn claim(store: &Store, image: &ImageName) -> Result<u64> {
     for attempt in 0..ATTEMPTS {
         let found = match attempt {
@@ -345,20 +352,23 @@ pub async fn claim(store: &Store, image: &ImageName) -> Result<u64> {
             None if attempt == 0 => store.index.read_image(image).await?,
             found => found,
         };
-        let Some(Versioned { value: mut record, version }) = found else {
+        let Some(found) = found else {
             return Err(Error::not_found(format!("there is no image '{image}'")));
         };
-        record.writer_epoch = record
-            .writer_epoch
-            .checked_add(1)
-            .ok_or_else(|| Error::corrupt(format!("image '{image}' has the last of all writer epochs")))?;
-        match write_record(store, &mut record, Some(&version)).await {
-            Ok(()) => return Ok(record.writer_epoch),
+        match claim_as_found(store, found).await {
             Err(e) if e.kind() == ErrorKind::Conflict => {}
-            Err(e) => return Err(e),
+            claimed => return claimed,
         }
     }
     Err(busy(&format!("image '{image}'")))
+}
+
+/// As [`claim`], if the image is still as it was found, else `Conflict`.
+pub async fn claim_as_found(store: &Store, found: Versioned<ImageRecord>) -> Result<u64> {
+    let Versioned { value: mut record, version } = found;
+    record.writer_epoch = new_epoch()?;
+    write_record(store, &mut record, Some(&version)).await?;
+    Ok(record.writer_epoch)
 }
 
 /// Makes a checkpoint a root of its store for as long as a volume stands on it. What was put or found
@@ -400,7 +410,8 @@ pub async fn unpin(store: &Store, owner: VolumeId, keep: Option<CheckpointId>) -
     .await
 }
 
-/// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes.
+/// Changes the catalog by CAS, as often as it takes. Writes nothing if nothing changes; what is there then is durable,
+/// too.
 pub(super) async fn change_catalog(
     store: &Store,
     mut change: impl FnMut(&mut Catalog) -> Result<()>,
@@ -417,7 +428,7 @@ pub(super) async fn change_catalog(
         }
         changed?;
         if catalog == found.value {
-            return Ok(());
+            return store.index.settle().await;
         }
         catalog.write_id = WriteId::random()?;
         match store.index.write_catalog(&catalog, &found.version).await {

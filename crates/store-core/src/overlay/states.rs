@@ -2,18 +2,24 @@
 //!
 //! Disks are large and mostly untouched, and writes come in runs or are scattered. So the disk is cut into
 //! regions of 2 MiB, each kept in the least form that fits (16 bytes while it is uniform or has few
-//! marks, a bitmap of 128 bytes otherwise), and 256 regions form a span that exists once it is touched. A
-//! million scattered blocks on 1 TiB take 8 MiB, an untouched or wholly trimmed disk nearly nothing.
+//! marks, a bitmap of 128 bytes otherwise), and 256 regions form a span. Spans have a table of regions only if they
+//! are of more than one state; others cost nothing while they are base, and as much as one if they are neighbours. A
+//! million scattered blocks on 1 TiB take 8 MiB, an untouched or wholly trimmed disk of any size nearly nothing.
 //!
 //! It is *not* synchronised and knows no bytes: a layer keeps it behind its lock.
 
 mod region;
 #[cfg(test)]
 mod tests;
+mod uniform;
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::{ControlFlow, Range},
+};
 
 use region::{REGION_BLOCKS, Region};
+use uniform::Uniform;
 
 use super::BlockState;
 use crate::BlockRange;
@@ -24,22 +30,20 @@ const SPAN_BLOCKS: u64 = (SPAN_REGIONS * REGION_BLOCKS) as u64;
 /// State of each block of a disk. At first every block is [`BlockState::Base`].
 #[derive(Clone, Debug, Default)]
 pub struct BlockStates {
-    /// By number; one that is not there is all base, and none that is there is.
-    spans: BTreeMap<u64, Span>,
+    /// Spans of more than one state, by number.
+    tables: BTreeMap<u64, Table>,
+    /// The others.
+    uniform: Uniform,
     data: u64,
     blocks: u64,
 }
 
-#[derive(Clone, Debug)]
-enum Span {
-    All(BlockState),
-    Table(Box<[Region; SPAN_REGIONS]>),
-}
+type Table = Box<[Region; SPAN_REGIONS]>;
 
 impl BlockStates {
     /// States of a disk of so many blocks.
     pub fn new(blocks: u64) -> Self {
-        Self { spans: BTreeMap::new(), data: 0, blocks }
+        Self { blocks, ..Self::default() }
     }
 
     /// Number of blocks of the disk.
@@ -59,15 +63,15 @@ impl BlockStates {
 
     /// Whether every block is base.
     pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
+        self.tables.is_empty() && self.uniform.is_empty()
     }
 
     /// State of a block.
     pub fn get(&self, block: u64) -> BlockState {
-        match self.spans.get(&(block / SPAN_BLOCKS)) {
-            None => BlockState::Base,
-            Some(Span::All(state)) => *state,
-            Some(Span::Table(regions)) => {
+        let span = block / SPAN_BLOCKS;
+        match self.tables.get(&span) {
+            None => self.uniform.get(span),
+            Some(regions) => {
                 let (region, within) = place(block);
                 regions[region].get(within)
             }
@@ -76,43 +80,49 @@ impl BlockStates {
 
     /// Sets the state of blocks. What lies behind the end of the disk is left out.
     pub fn set(&mut self, range: BlockRange, state: BlockState) {
-        let end = range.end.min(self.blocks);
-        let mut at = range.start;
-        while at < end {
-            let span = at / SPAN_BLOCKS;
-            let to = end.min((span + 1) * SPAN_BLOCKS);
-            self.set_in_span(span, at, to, state);
-            at = to;
+        let (start, end) = (range.start, range.end.min(self.blocks));
+        if start >= end {
+            return;
+        }
+        let whole = start.div_ceil(SPAN_BLOCKS)..end / SPAN_BLOCKS;
+        if whole.start > whole.end {
+            return self.set_in_span(whole.end, start, end, state);
+        }
+        if start < whole.start * SPAN_BLOCKS {
+            self.set_in_span(whole.start - 1, start, whole.start * SPAN_BLOCKS, state);
+        }
+        if whole.end * SPAN_BLOCKS < end {
+            self.set_in_span(whole.end, whole.end * SPAN_BLOCKS, end, state);
+        }
+        if !whole.is_empty() {
+            self.set_spans(whole, state);
         }
     }
 
-    /// Sets the state of blocks `from..to`, which are not none and all in one span.
-    fn set_in_span(&mut self, number: u64, from: u64, to: u64, state: BlockState) {
-        if to - from == SPAN_BLOCKS {
-            self.data -= self.spans.get(&number).map_or(0, Span::data);
-            if state == BlockState::Base {
-                self.spans.remove(&number);
-            } else {
-                self.spans.insert(number, Span::All(state));
-                self.data += if state == BlockState::Data { SPAN_BLOCKS } else { 0 };
-            }
-            return;
+    /// Sets the state of whole spans, which are not none.
+    fn set_spans(&mut self, spans: Range<u64>, state: BlockState) {
+        while let Some((number, regions)) = self.tables.range(spans.clone()).next() {
+            self.data -= regions.iter().map(Region::data).sum::<u64>();
+            let number = *number;
+            self.tables.remove(&number);
         }
-        let regions = match self.spans.get_mut(&number) {
-            None | Some(Span::All(BlockState::Base)) if state == BlockState::Base => return,
-            Some(Span::All(now)) if *now == state => return,
-            Some(Span::Table(regions)) => regions,
-            other => {
-                let now = match other {
-                    Some(Span::All(now)) => *now,
-                    _ => BlockState::Base,
-                };
-                let table = Span::Table(Box::new(std::array::from_fn(|_| Region::uniform(now))));
-                self.spans.insert(number, table);
-                match self.spans.get_mut(&number) {
-                    Some(Span::Table(regions)) => regions,
-                    _ => return,
+        let data = |(run, state): (Range<u64>, _)| data_of(state, run.end - run.start);
+        self.data -= self.uniform.within(spans.clone()).map(data).sum::<u64>();
+        self.data += data_of(state, spans.end - spans.start);
+        self.uniform.set(spans, state);
+    }
+
+    /// Sets the state of blocks `from..to`, which are not none, and some of one span.
+    fn set_in_span(&mut self, number: u64, from: u64, to: u64, state: BlockState) {
+        let regions = match self.tables.entry(number) {
+            Entry::Occupied(regions) => regions.into_mut(),
+            Entry::Vacant(free) => {
+                let now = self.uniform.get(number);
+                if now == state {
+                    return;
                 }
+                self.uniform.set(number..number + 1, BlockState::Base);
+                free.insert(Box::new(std::array::from_fn(|_| Region::uniform(now))))
             }
         };
         let mut at = from;
@@ -126,11 +136,8 @@ impl BlockStates {
             at += count as u64;
         }
         if uniform && regions.iter().all(|region| region.is_uniform(state)) {
-            if state == BlockState::Base {
-                self.spans.remove(&number);
-            } else {
-                self.spans.insert(number, Span::All(state));
-            }
+            self.tables.remove(&number);
+            self.uniform.set(number..number + 1, state);
         }
     }
 
@@ -141,10 +148,10 @@ impl BlockStates {
         let last = range.end.saturating_sub(1).max(range.start);
         // Nearly every request of a guest lies in one region.
         if range.start / REGION_BLOCKS as u64 == last / REGION_BLOCKS as u64 {
-            return match self.spans.get(&(range.start / SPAN_BLOCKS)) {
-                None => (BlockState::Base, range.end),
-                Some(Span::All(state)) => (*state, range.end),
-                Some(Span::Table(regions)) => {
+            let span = range.start / SPAN_BLOCKS;
+            return match self.tables.get(&span) {
+                None => (self.uniform.get(span), range.end),
+                Some(regions) => {
                     let (state, end) = regions[region].run(within, within + range.count() as usize);
                     (state, range.start + (end - within) as u64)
                 }
@@ -205,24 +212,26 @@ impl BlockStates {
         if range.is_empty() {
             return ControlFlow::Continue(());
         }
-        for (&number, span) in self.spans.range(range.start / SPAN_BLOCKS..=(range.end - 1) / SPAN_BLOCKS) {
-            let start = number * SPAN_BLOCKS;
-            let here = range.intersect(&BlockRange::new(start, start + SPAN_BLOCKS));
-            match span {
-                Span::All(state) => visitor(here, *state)?,
-                Span::Table(regions) => {
-                    let mut at = here.start;
-                    while at < here.end {
-                        let (index, within) = place(at);
-                        let to = (REGION_BLOCKS as u64).min(here.end - (at - within as u64)) as usize;
-                        let base = at - within as u64;
-                        regions[index].visit(within, to, |from, to, state| {
-                            visitor(BlockRange::new(base + from as u64, base + to as u64), state)
-                        })?;
-                        at = base + to as u64;
-                    }
-                }
-            }
+        let spans = range.start / SPAN_BLOCKS..(range.end - 1) / SPAN_BLOCKS + 1;
+        let mut at = spans.start;
+        for (&number, regions) in self.tables.range(spans.clone()) {
+            self.visit_uniform(at..number, range, visitor)?;
+            visit_table(number, regions, range, visitor)?;
+            at = number + 1;
+        }
+        self.visit_uniform(at..spans.end, range, visitor)
+    }
+
+    /// The part of [`visit_pieces`](Self::visit_pieces) that is in spans without tables.
+    fn visit_uniform(
+        &self,
+        spans: Range<u64>,
+        range: BlockRange,
+        visitor: &mut impl FnMut(BlockRange, BlockState) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        for (run, state) in self.uniform.within(spans) {
+            let run = BlockRange::new(run.start * SPAN_BLOCKS, run.end * SPAN_BLOCKS);
+            visitor(range.intersect(&run), state)?;
         }
         ControlFlow::Continue(())
     }
@@ -265,14 +274,31 @@ impl BlockStates {
     }
 }
 
-impl Span {
-    fn data(&self) -> u64 {
-        match self {
-            Self::All(BlockState::Data) => SPAN_BLOCKS,
-            Self::All(_) => 0,
-            Self::Table(regions) => regions.iter().map(Region::data).sum(),
-        }
+/// Blocks that are data in so many spans of one state.
+fn data_of(state: BlockState, spans: u64) -> u64 {
+    if state == BlockState::Data { spans * SPAN_BLOCKS } else { 0 }
+}
+
+/// Calls `visitor` for the runs of a span within `range`, cut where regions end.
+fn visit_table(
+    number: u64,
+    regions: &Table,
+    range: BlockRange,
+    visitor: &mut impl FnMut(BlockRange, BlockState) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let start = number * SPAN_BLOCKS;
+    let here = range.intersect(&BlockRange::new(start, start + SPAN_BLOCKS));
+    let mut at = here.start;
+    while at < here.end {
+        let (index, within) = place(at);
+        let base = at - within as u64;
+        let to = (REGION_BLOCKS as u64).min(here.end - base) as usize;
+        regions[index].visit(within, to, |from, to, state| {
+            visitor(BlockRange::new(base + from as u64, base + to as u64), state)
+        })?;
+        at = base + to as u64;
     }
+    ControlFlow::Continue(())
 }
 
 /// Region of its span, and block of its region.

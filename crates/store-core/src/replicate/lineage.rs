@@ -6,7 +6,7 @@ use crate::{CheckpointId, ErrorKind, Result, ops::open_checkpoint, types::Volume
 const MOST_PARENTS: usize = 64;
 
 /// Whether what a volume on `base` publishes contains `checkpoint`: its base is that or was made from it, or the volume
-/// itself made it and was killed before its record said so, which its pin tells.
+/// itself made it, which its pin tells: it was killed before its record said so, or sent it home after it was staged.
 pub(super) async fn goes_on_from(
     home: &Home,
     owner: VolumeId,
@@ -18,7 +18,11 @@ pub(super) async fn goes_on_from(
     }
     let catalog = home.store.index.read_catalog().await?.value;
     if catalog.pins.iter().any(|pin| pin.owner == owner && pin.checkpoint == checkpoint) {
-        return Ok(true);
+        // Made from what the volume stands on, unless this is an older copy of the volume's folder.
+        let (made, _) = open_checkpoint(&home.nodes, checkpoint).await?;
+        if made.parent == base {
+            return Ok(true);
+        }
     }
     let mut next = base;
     for _ in 0..MOST_PARENTS {

@@ -4,8 +4,8 @@
 //! it is when the round begins, none if the image has that already. [`Replicator::run`] begins one every so
 //! often, [`FlushRemote`] one for each FLUSH that no round under way can answer.
 //!
-//! **Fencing**: the first round claims the image: it raises the writer epoch in its record, or makes the image
-//! with epoch 1, and every publish names the epoch. It takes over only an image that the volume goes on from, or if
+//! **Fencing**: the first round claims the image: it puts a new writer epoch into its record, or makes the image
+//! with one, and every publish names the epoch. It takes over only an image that the volume goes on from, or if
 //! it was told to: what a displaced host has is not put on top of another's work by its restart. Whoever claims the image later displaces this writer: its
 //! next publish is `Conflict`, replication stops for good, and the volume goes on with all it has.
 //!
@@ -32,16 +32,18 @@ pub use flush_remote::FlushRemote;
 pub use status::{Replicated, ReplicationState, ReplicationStatus};
 
 use crate::{
-    Error, ErrorKind, Result,
+    CheckpointId, Error, ErrorKind, Result,
     clock::Timestamp,
     format::image_record::ImageRecord,
-    ops::{Job, claim},
+    ops::{Job, claim_as_found, new_epoch},
     sync::Mutex,
     volume::{Append, CheckpointOptions, Home, Volume},
 };
 
 /// After failures the pause doubles, up to so many times.
 const MAX_DOUBLINGS: u32 = 3;
+/// Attempts at taking over an image that others publish to meanwhile.
+const CLAIMS: usize = 4;
 
 /// Publishes a volume to an image of its home store, for as long as it is asked to.
 ///
@@ -168,7 +170,7 @@ impl Replicator {
             return Err(displaced);
         }
         let owner = self.state.lock().epoch.map(Append::Owner);
-        let append = match owner {
+        let mut append = match owner {
             Some(owner) => owner,
             None => self.claim().await?,
         };
@@ -177,13 +179,17 @@ impl Replicator {
         }
         if let Some(before) = &self.before {
             before().await?;
+            if matches!(append, Append::Create(_)) {
+                // It may have made the image, of what was staged.
+                append = self.claim().await?;
+            }
         }
         let must_look = self.volume.unfinished() > 0 || !self.volume.changed();
         if let (true, Append::Owner(epoch)) = (must_look, append) {
             // Out of reach or displaced: found out before another layer is frozen. And the image may have the
             // volume's state already, published by someone else's hand.
             let record = self.record(epoch).await?;
-            if self.adopt(&record, begun) {
+            if self.adopt(&record, begun).await? {
                 return Ok(());
             }
         }
@@ -191,7 +197,9 @@ impl Replicator {
         match self.volume.checkpoint(&self.home, &options, &Job::default()).await {
             Ok(made) => {
                 let mut state = self.state.lock();
-                state.epoch.get_or_insert(1);
+                if let Append::Create(epoch) = append {
+                    state.epoch = Some(epoch);
+                }
                 state.replicated =
                     Some(Replicated { checkpoint: made.checkpoint, size: made.size, at: begun });
                 Ok(())
@@ -209,38 +217,40 @@ impl Replicator {
 
     /// Takes the image over, if there is one.
     async fn claim(&self) -> Result<Append> {
-        if !self.take_over {
-            self.goes_on().await?;
-        }
-        match claim(&self.home.store, &self.options.image).await {
-            Ok(epoch) => {
-                self.state.lock().epoch = Some(epoch);
-                Ok(Append::Owner(epoch))
+        let mut overtaken = None;
+        for _ in 0..CLAIMS {
+            let Some(found) = self.home.store.index.read_image(&self.options.image).await? else {
+                return Ok(Append::Create(new_epoch()?));
+            };
+            if let (false, Some(newest)) = (self.take_over, found.value.history.first()) {
+                self.goes_on_from(newest.checkpoint).await?;
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Append::Create),
-            Err(error) => Err(error),
+            match claim_as_found(&self.home.store, found).await {
+                Ok(epoch) => {
+                    self.state.lock().epoch = Some(epoch);
+                    return Ok(Append::Owner(epoch));
+                }
+                // What came meanwhile may be another's: look again.
+                Err(error) if error.kind() == ErrorKind::Conflict => overtaken = Some(error),
+                Err(error) => return Err(error),
+            }
         }
+        Err(overtaken.expect("an attempt was made"))
     }
 
-    /// `Conflict` if there is an image whose newest checkpoint the volume does not go on from.
-    async fn goes_on(&self) -> Result<()> {
-        let image = &self.options.image;
-        let found = self.home.store.index.read_image(image).await?;
-        let Some(newest) = found.and_then(|found| found.value.history.first().copied()) else {
-            return Ok(());
-        };
-        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest.checkpoint)
-            .await?
-        {
+    /// `Conflict`, for good, if the volume does not go on from the image's newest checkpoint.
+    async fn goes_on_from(&self, newest: CheckpointId) -> Result<()> {
+        if lineage::goes_on_from(&self.home, self.options.owner, self.volume.base(), newest).await? {
             return Ok(());
         }
         let error = Error::new(
             ErrorKind::Conflict,
             format!(
-                "image '{image}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
+                "image '{}' has a checkpoint of another writer, {}, that this volume doesn't go on from: it is not \
                  replicated, and keeps its data; publish it under another name with 'gabion checkpoint VOLUME OTHER', \
                  or append it to the image all the same with 'gabion serve VOLUME --replicate --take-over'",
-                newest.checkpoint.short()
+                self.options.image,
+                newest.short()
             ),
         );
         self.state.lock().displaced = Some(error.clone());
@@ -277,16 +287,17 @@ impl Replicator {
     }
 
     /// Whether the image's newest checkpoint is the volume's state.
-    fn adopt(&self, record: &ImageRecord, begun: Timestamp) -> bool {
-        let Some(newest) = record.history.first() else { return false };
+    async fn adopt(&self, record: &ImageRecord, begun: Timestamp) -> Result<bool> {
+        let Some(newest) = record.history.first() else { return Ok(false) };
         let same = !self.volume.changed()
             && self.volume.base() == Some(newest.checkpoint)
             && self.volume.size() == newest.size;
         if same {
+            self.home.store.index.settle().await?;
             self.state.lock().replicated =
                 Some(Replicated { checkpoint: newest.checkpoint, size: newest.size, at: begun });
         }
-        same
+        Ok(same)
     }
 
     /// Whether nothing was written since the last round that published.

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     BLOCK_SIZE, BlockDevice, Store,
+    format::{checkpoint::Checkpoint, image_record::HistoryEntry},
     ops::{
-        IngestOptions, open_checkpoint, resolve,
+        IngestOptions, NewBase, Publish, claim, open_checkpoint, publish, resolve, store_checkpoint,
         tests::{memory, name, nodes, noise},
     },
     overlay::MemoryOverlay,
@@ -66,7 +67,7 @@ impl Host {
         self.replicator.status().state
     }
 
-    async fn checkpoint(&self, image: &str) -> Result<crate::CheckpointId> {
+    async fn checkpoint(&self, image: &str) -> Result<CheckpointId> {
         let mut options = options(image, 1);
         if image == "vm" {
             options.append = self.replicator.append();
@@ -111,7 +112,8 @@ async fn rounds_publish_what_was_written_and_nothing_else() {
     assert_eq!(host.state(), ReplicationState::Behind);
     // An empty disk, too, so that its name has an owner.
     host.replicator.round().await.unwrap();
-    assert_eq!((record(&store, "vm").await.writer_epoch, host.replicator.status().epoch), (1, Some(1)));
+    let epoch = record(&store, "vm").await.writer_epoch;
+    assert_eq!((epoch > 0, host.replicator.status().epoch), (true, Some(epoch)));
     host.write(3, 7).await;
     host.clock.advance_ms(5_000);
     assert_eq!(
@@ -224,10 +226,12 @@ async fn a_zombie_can_not_publish_even_before_the_new_owner_has() {
     let old = Host::new(&store, 1, None).await;
     old.write(0, 1).await;
     old.disk.flush().await.unwrap();
+    let before = record(&store, "vm").await.writer_epoch;
     let new = Host::new(&store, 2, Some("vm")).await;
     // Its state is the image's newest, so it takes the name over and publishes nothing yet.
     new.replicator.round().await.unwrap();
-    assert_eq!((record(&store, "vm").await.writer_epoch, record(&store, "vm").await.history.len()), (2, 1));
+    assert_ne!(record(&store, "vm").await.writer_epoch, before);
+    assert_eq!(record(&store, "vm").await.history.len(), 1);
     old.write(0, 9).await;
     for _ in 0..2 {
         let error = old.disk.flush().await.unwrap_err();
@@ -314,6 +318,60 @@ async fn a_displaced_writer_does_not_take_the_name_back_unasked() {
     assert_eq!(new.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
 }
 
+/// What the owner publishes between another one's look at the image and its claim is not covered by that.
+#[tokio::test]
+async fn a_claim_is_of_what_was_looked_at() {
+    let store = memory();
+    let old = Host::new(&store, 1, None).await;
+    old.replicator.round().await.unwrap();
+    let epoch = record(&store, "vm").await.writer_epoch;
+    let faults = FaultStore::new(store.clone(), 1);
+    let new = Host::new(&faults.store(), 2, Some("vm")).await;
+    let gate = Arc::new(Gate::new());
+    faults.script(Call::WriteImage, 0, Fault::Hold(gate.clone()));
+    let (claimed, ()) = futures::join!(new.replicator.round(), async {
+        gate.arrived(1).await;
+        old.write(0, 5).await;
+        old.disk.flush().await.unwrap();
+        gate.open();
+    });
+    assert_eq!(claimed.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(new.state(), ReplicationState::Displaced);
+    old.write(1, 6).await;
+    old.disk.flush().await.unwrap();
+    assert_eq!((byte_of(&store, 0).await, record(&store, "vm").await.writer_epoch), (5, epoch));
+}
+
+/// What was staged goes home before the first publish, and makes the image: that is no other writer's.
+#[tokio::test]
+async fn an_image_made_of_what_was_staged_is_its_own() {
+    let store = memory();
+    let host = Host::new(&store, 1, None).await;
+    host.write(0, 1).await;
+    let (beside, clock) = (store.clone(), host.clock.clone());
+    let sent = Arc::new(AtomicBool::new(false));
+    let replicator = host.restarted().before(Box::new(move || {
+        let (beside, clock, sent) = (beside.clone(), clock.clone(), sent.clone());
+        Box::pin(async move {
+            if sent.swap(true, Ordering::Relaxed) {
+                return Ok(());
+            }
+            let staged = Checkpoint::new(SIZE, None, Timestamp(5))?;
+            let checkpoint = store_checkpoint(&beside, &staged).await?;
+            let entry = HistoryEntry { checkpoint, size: SIZE, created: Timestamp(5) };
+            let pin = Some(NewBase { volume: VolumeId::from_bytes([1; 16]), base: None });
+            let image = name("vm");
+            let what = Publish { epoch: Some(1), pin, ..Publish::append(&image, entry) };
+            publish(&beside, &*clock, what).await.map(drop)
+        })
+    }));
+    replicator.round().await.unwrap();
+    let record = record(&store, "vm").await;
+    assert_eq!((record.history.len(), byte_of(&store, 0).await), (2, 1));
+    assert_ne!(record.writer_epoch, 1);
+    assert_eq!(replicator.status().epoch, Some(record.writer_epoch));
+}
+
 /// Killed after the image got its checkpoint, and before the volume's record did: it is its own.
 #[tokio::test]
 async fn what_a_killed_writer_published_is_its_own() {
@@ -327,6 +385,21 @@ async fn what_a_killed_writer_published_is_its_own() {
     assert_eq!(byte_of(&store, 0).await, 2);
     let other = Host::new(&store, 3, None).await;
     assert_eq!(other.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+/// A volume's folder that was put back from a copy is behind what the volume published since.
+#[tokio::test]
+async fn an_older_copy_of_a_volume_covers_nothing() {
+    let store = memory();
+    let lost = Host::new(&store, 1, None).await;
+    for byte in 1..4 {
+        lost.write(0, byte).await;
+        lost.replicator.round().await.unwrap();
+    }
+    let copy = Host::new(&store, 1, None).await;
+    copy.write(0, 9).await;
+    assert_eq!(copy.replicator.round().await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!((copy.state(), byte_of(&store, 0).await), (ReplicationState::Displaced, 3));
 }
 
 #[tokio::test]

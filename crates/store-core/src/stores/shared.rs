@@ -99,6 +99,10 @@ impl<S: IndexStore + ?Sized> IndexStore for Arc<S> {
         (**self).write_catalog(catalog, expected).await
     }
 
+    async fn settle(&self) -> Result<()> {
+        (**self).settle().await
+    }
+
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         (**self).put_map(id, map).await
     }

@@ -6,7 +6,10 @@ use std::{
     convert::Infallible,
     fmt,
     ops::{Deref, DerefMut},
+    pin::Pin,
     sync::PoisonError,
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use shuttle::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +32,14 @@ pub struct RwLock<T: ?Sized>(shuttle::sync::RwLock<T>);
 /// Where holders of a [`Mutex`] wait for each other.
 #[derive(Debug, Default)]
 pub struct Condvar(shuttle::sync::Condvar);
+
+/// A task that ends with this.
+#[derive(Debug)]
+pub struct AbortOnDropHandle<T>(JoinHandle<T>);
+
+/// Something took too long, which nothing does here.
+#[derive(Debug)]
+pub struct Elapsed(());
 
 /// The scheduler, in place of a runtime.
 #[derive(Clone, Debug)]
@@ -115,6 +126,37 @@ impl Handle {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         shuttle::future::block_on(future)
     }
+}
+
+#[expect(missing_docs, reason = "as in tokio-util")]
+impl<T> AbortOnDropHandle<T> {
+    pub fn new(handle: JoinHandle<T>) -> Self {
+        Self(handle)
+    }
+}
+
+impl<T> Drop for AbortOnDropHandle<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for AbortOnDropHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// Lets others go ahead.
+pub async fn sleep(_: Duration) {
+    shuttle::future::yield_now().await;
+}
+
+/// Waits as long as it takes.
+pub async fn timeout<F: Future>(_: Duration, future: F) -> Result<F::Output, Elapsed> {
+    Ok(future.await)
 }
 
 /// A task of its own: every task has a stack here, and may stop in the midst of its work.

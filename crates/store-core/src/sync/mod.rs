@@ -7,7 +7,8 @@
 //!
 //! What is *not* here, and why that loses nothing: the channels and locks of `tokio::sync` need no runtime, only wakers,
 //! and are used as they are, each call of them one step; atomics are counters and flags beside a lock, and
-//! count as part of the step that touches them. Memory orderings are not explored.
+//! count as part of the step that touches them. Memory orderings are not explored. Time does not pass there: who sleeps
+//! lets others go ahead, and no attempt takes too long.
 //!
 //! What blocks goes through [`blocking`](crate::blocking), which stands on this.
 //!
@@ -18,8 +19,8 @@ mod explored;
 
 #[cfg(feature = "shuttle")]
 pub use explored::{
-    Condvar, Handle, JoinError, JoinHandle, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    spawn, spawn_blocking,
+    AbortOnDropHandle, Condvar, Elapsed, Handle, JoinError, JoinHandle, Mutex, MutexGuard, RwLock,
+    RwLockReadGuard, RwLockWriteGuard, sleep, spawn, spawn_blocking, timeout,
 };
 /// For the tests, which choose schedules.
 #[cfg(feature = "shuttle")]
@@ -32,4 +33,7 @@ pub use tokio::{
     runtime::Handle,
     spawn,
     task::{JoinError, JoinHandle, spawn_blocking},
+    time::{error::Elapsed, sleep, timeout},
 };
+#[cfg(not(feature = "shuttle"))]
+pub use tokio_util::task::AbortOnDropHandle;

@@ -41,6 +41,7 @@ pub enum Call {
     ListImages,
     ReadCatalog,
     WriteCatalog,
+    Settle,
     PutMap,
     GetMap,
 }

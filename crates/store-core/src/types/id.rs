@@ -62,12 +62,7 @@ macro_rules! random_id {
             /// A new one, from the operating system's randomness.
             pub fn random() -> Result<Self> {
                 let mut bytes = [0; Self::LEN];
-                #[cfg(any(test, feature = "testing"))]
-                if crate::testing::conducted_bytes(&mut bytes) {
-                    return Ok(Self(bytes));
-                }
-                getrandom::fill(&mut bytes)
-                    .map_err(|e| Error::new(crate::ErrorKind::Unavailable, format!("system randomness: {e}")))?;
+                crate::random::fill(&mut bytes)?;
                 Ok(Self(bytes))
             }
         }

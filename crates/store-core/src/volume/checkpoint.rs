@@ -1,7 +1,9 @@
 //! A live checkpoint: freeze for milliseconds, store in the background, publish, stand on the result.
 //!
 //! 1. Flush, with writes going on, so that little is left to do under the barrier.
-//! 2. Add an empty layer, durably; then put it on top. From here on the layers below never change.
+//! 2. Add an empty layer, durably; then put it on top. From here on the layers below never change. Flush what was
+//!    written since 1, too: a layer that the disk may still fail to take is not read, or the checkpoint could hold, and
+//!    then replace, something else than was answered.
 //! 3. Store what they hold, write the changed nodes, publish; the publish pins the new base.
 //! 4. Record the new base, drop the frozen layers: in this order, so that whatever the volume's record names is
 //!    there. The old base stays pinned until the next checkpoint.
@@ -64,9 +66,9 @@ pub enum Append {
     Any,
     /// As the image's owner, who got this writer epoch when he claimed it; `Conflict` if it is another by now.
     Owner(u64),
-    /// As the first checkpoint of an image that this writer owns from then on, with epoch 1; `AlreadyExists` if
-    /// there is one.
-    Create,
+    /// As the first checkpoint of an image that this writer owns from then on, with this [new](crate::ops::new_epoch)
+    /// epoch; `AlreadyExists` if there is one.
+    Create(u64),
 }
 
 /// A checkpoint that was made.
@@ -151,13 +153,15 @@ impl Volume {
         let overlay = Arc::clone(shared.overlay()?);
         let alone = shared.alone().await;
         shared.complete_base(&alone, home, options, job).await?;
+        overlay.flush().await?;
         if shared.view().layers.len() >= MAX_LAYERS {
             shared.store_frozen(&alone, home, options, job).await?;
+            overlay.flush().await?;
         }
-        overlay.flush().await?;
-        let freezing = Arc::clone(shared);
-        let freeze = async move { overlay.push_layer().await.map(|layer| freezing.switch_to(layer)) };
+        let (freezing, pushing) = (Arc::clone(shared), Arc::clone(&overlay));
+        let freeze = async move { pushing.push_layer().await.map(|layer| freezing.switch_to(layer)) };
         let held = unbroken(&alone, freeze).await?;
+        overlay.flush().await?;
         Ok(Frozen { shared: Arc::clone(shared), alone, held })
     }
 
@@ -196,7 +200,7 @@ impl FrozenView {
         let (create, epoch) = match options.append {
             Append::Any => (false, None),
             Append::Owner(epoch) => (false, Some(epoch)),
-            Append::Create => (true, Some(1)),
+            Append::Create(epoch) => (true, Some(epoch)),
         };
         let what = Publish {
             nodes: &ingested.written.nodes,

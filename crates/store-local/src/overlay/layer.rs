@@ -35,6 +35,8 @@ pub(super) struct LocalLayer {
     health: Arc<Health>,
     marks: RwLock<Marks>,
     journal: Mutex<Journal>,
+    /// Held while the bytes are synced: the kernel tells of a failure once.
+    syncing: Mutex<()>,
 }
 
 /// What is known of the blocks, and what of it is not durable yet.
@@ -165,7 +167,8 @@ impl LocalLayer {
         let changed = BlockStates::new(states.blocks());
         let room = Room { used: journal.end(), reserved: journal.reserved(), ..Room::default() };
         let marks = Marks { states, changed, overwritten: false, room, compact_at: COMPACT_FROM };
-        Self { number, path, data, health, marks: RwLock::new(marks), journal: Mutex::new(journal) }
+        let (marks, journal) = (RwLock::new(marks), Mutex::new(journal));
+        Self { number, path, data, health, marks, journal, syncing: Mutex::default() }
     }
 
     /// Number of the layer in the record.
@@ -188,6 +191,9 @@ impl LocalLayer {
 
     /// Makes the bytes of the blocks durable. A failure poisons the volume.
     pub(super) fn sync_data(&self) -> Result<()> {
+        let _alone = self.syncing.lock();
+        // Whoever was told of it before may have asked for another reason.
+        self.health.check()?;
         self.data.sync_data().map_err(|e| self.health.poison(io_error("syncing", &self.path, e)))
     }
 

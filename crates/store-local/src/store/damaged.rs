@@ -39,6 +39,11 @@ impl Damaged {
         !self.known.lock().is_empty()
     }
 
+    /// What is known to be damaged, and in which pack.
+    pub(super) fn known(&self) -> Vec<(EntryKey, PackId)> {
+        self.known.lock().iter().map(|(key, pack)| (*key, *pack)).collect()
+    }
+
     /// Whether the entry is known to be damaged in any pack.
     pub(super) fn knows(&self, key: &EntryKey) -> bool {
         self.known.lock().contains_key(key)
@@ -67,7 +72,8 @@ impl Damaged {
         }
     }
 
-    /// Forgets findings: the entries were read well from these packs, which someone has restored.
+    /// Forgets findings: the entries were read well from these packs, which someone has restored, or other packs have
+    /// them.
     pub(super) fn remove(&self, sound: &[(EntryKey, PackId)]) {
         let mut known = self.known.lock();
         if known.is_empty() {

@@ -316,6 +316,35 @@ impl Inner {
         placed(place).is_some_and(|place| !self.damaged.is(key, place.pack) && self.packs.reach(&place))
     }
 
+    /// Which of the entries need not be stored. As long as anything is damaged here, that is no node and no checkpoint:
+    /// so whoever has them looks at what is below, and stores again what is damaged of it.
+    fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
+        if kind != ChunkKind::Data && self.is_damaged()? {
+            return Ok(vec![false; ids.len()]);
+        }
+        // A locator that can't be used is no reason not to store an entry once more.
+        Ok(self.holds(kind, ids)?.into_iter().map(|held| held.unwrap_or(false)).collect())
+    }
+
+    /// Whether anything was found damaged that no other pack has by now. What is healed is forgotten.
+    fn is_damaged(&self) -> Result<bool> {
+        if !self.damaged.any() {
+            return Ok(false);
+        }
+        let mut known = self.damaged.known();
+        known.sort_unstable();
+        let keys: Vec<EntryKey> = known.iter().map(|(key, _)| *key).collect();
+        let (live, _) = self.locators.reload()?;
+        let found = self.locators.find(&live, &keys);
+        let healed = known
+            .iter()
+            .zip(&found)
+            .filter(|((_, pack), found)| placed(found).is_some_and(|place| place.pack != *pack));
+        let healed: Vec<_> = healed.map(|(known, _)| *known).collect();
+        self.damaged.remove(&healed);
+        Ok(healed.len() < known.len())
+    }
+
     /// Which entries are here; the error of a locator that can't be used, if only it could tell.
     fn holds(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<Result<bool>>> {
         let keys: Vec<EntryKey> = ids.iter().map(|id| EntryKey::new(kind, *id)).collect();
@@ -330,11 +359,6 @@ impl Inner {
             self.answered_under(generation);
         }
         Ok(answers)
-    }
-
-    /// As [`holds`](Self::holds); a locator that can't be used is no reason not to store an entry once more.
-    fn contains(&self, kind: ChunkKind, ids: &[ChunkId]) -> Result<Vec<bool>> {
-        Ok(self.holds(kind, ids)?.into_iter().map(|held| held.unwrap_or(false)).collect())
     }
 
     /// An entry was said to be here under this generation of the catalog.

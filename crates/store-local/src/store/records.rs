@@ -111,6 +111,16 @@ pub(super) fn remove_image(folder: &Folder, name: &ImageName, expected: &Version
     folder.remove(&key).map(|_| ())
 }
 
+/// Makes durable the names by which records and catalog are found. Their bytes are before they have these names.
+pub(super) fn settle(folder: &Folder) -> Result<()> {
+    for key in [IMAGES, ""] {
+        if folder.exists(key)? {
+            folder.sync_dir(key)?;
+        }
+    }
+    Ok(())
+}
+
 /// Names of all images, behind them an error for each damaged record. What is no record, such as one that was
 /// being written, is passed over.
 pub(super) fn list_images(folder: &Folder) -> Result<Vec<Result<ImageName>>> {

@@ -632,7 +632,7 @@ fn salvage(key: &str, bytes: &[u8], survey: &Survey) -> Option<(ImageRecord, usi
     // Hints, which may be wrong; and whoever owned the image has to claim it anew.
     record.maps.clear();
     record.boot_trace = None;
-    record.writer_epoch = record.writer_epoch.saturating_add(1);
+    record.writer_epoch = 0;
     let gone = before - record.history.len();
     (!record.history.is_empty()).then_some((record, gone))
 }

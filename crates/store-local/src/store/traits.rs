@@ -135,6 +135,10 @@ impl IndexStore for LocalStore {
         self.blocking(move |inner| records::write_catalog(&inner.folder, &catalog, &expected)).await
     }
 
+    async fn settle(&self) -> Result<()> {
+        self.blocking(|inner| records::settle(&inner.folder)).await
+    }
+
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         self.blocking(move |inner| inner.folder.replace(&layout::map_key(&id), &map)).await
     }

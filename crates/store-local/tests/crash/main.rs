@@ -15,6 +15,7 @@ mod disk;
 mod ends;
 mod hints;
 mod images;
+mod left;
 mod lies;
 mod life;
 mod rig;

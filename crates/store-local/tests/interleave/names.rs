@@ -1,4 +1,5 @@
-//! Publishers and a remover of one image, who know of each other by compare-and-swap alone.
+//! Publishers and a remover of one image, who know of each other by compare-and-swap alone: in memory, in a folder, or in
+//! a bucket, where answers get lost.
 
 use std::{
     collections::HashSet,
@@ -27,7 +28,7 @@ use gabion_store_core::{
 };
 use gabion_store_local::{fs::Fs, store::LocalStore};
 
-use super::{disk::memory, explore::explore, pieces::Pieces, requests::go_away_after};
+use super::{bucket::Bucket, disk::memory, explore::explore, pieces::Pieces, requests::go_away_after};
 
 const SIZE: u64 = 8192;
 
@@ -77,14 +78,14 @@ struct Event {
     ended: Option<(u64, End)>,
 }
 
-/// The image, as it should be: history and epoch.
-type State = Option<(Vec<u64>, u64)>;
+/// The image, as it should be: history and epoch. An epoch that nobody was told of is none that anybody asks with.
+type State = Option<(Vec<u64>, Option<u64>)>;
 
-/// What should come of it when nobody else is there.
-fn apply(state: &mut State, ask: Ask) -> End {
+/// What should come of it when nobody else is there, if a claim draws this epoch.
+fn apply(state: &mut State, ask: Ask, drawn: Option<u64>) -> End {
     let append = |state: &mut State, number, epoch: Option<u64>| {
-        let (history, owner) = state.get_or_insert_with(|| (Vec::new(), epoch.unwrap_or(0)));
-        if epoch.is_some_and(|epoch| epoch != *owner) {
+        let (history, owner) = state.get_or_insert_with(|| (Vec::new(), epoch));
+        if epoch.is_some() && epoch != *owner {
             return End::Failed(ErrorKind::Conflict);
         }
         if history.first() != Some(&number) {
@@ -100,14 +101,13 @@ fn apply(state: &mut State, ask: Ask) -> End {
             Some(newest) if *newest == below || *newest == number => append(state, number, None),
             _ => End::Failed(ErrorKind::Conflict),
         },
-        // Who does not find the image makes it as its first owner.
-        Ask::Owned(epoch, _) if state.is_none() && epoch != 1 => End::Failed(ErrorKind::Conflict),
+        // Who does not find the image makes it anew.
         Ask::Owned(epoch, number) => append(state, number, Some(epoch)),
         Ask::Claim => match state {
             None => End::Failed(ErrorKind::NotFound),
             Some((_, epoch)) => {
-                *epoch += 1;
-                End::Epoch(*epoch)
+                *epoch = drawn;
+                drawn.map_or(End::Done, End::Epoch)
             }
         },
         Ask::Remove if state.is_none() => End::Failed(ErrorKind::NotFound),
@@ -123,7 +123,7 @@ fn apply(state: &mut State, ask: Ask) -> End {
 fn is_explained(events: &[Event]) -> bool {
     let owed = events.iter().enumerate().filter(|(_, event)| event.ended.is_some());
     let owed = owed.fold(0_u32, |all, (n, _)| all | 1 << n);
-    let (mut seen, mut open) = (HashSet::new(), vec![(0_u32, None::<(Vec<u64>, u64)>)]);
+    let (mut seen, mut open) = (HashSet::new(), vec![(0_u32, State::None)]);
     while let Some((done, state)) = open.pop() {
         if done & owed == owed {
             return true;
@@ -135,7 +135,11 @@ fn is_explained(events: &[Event]) -> bool {
         let first_end = left().filter_map(|(_, event)| event.ended.as_ref().map(|(at, _)| *at)).min();
         for (n, event) in left().filter(|(_, event)| first_end.is_none_or(|end| event.began < end)) {
             let mut next = state.clone();
-            let end = apply(&mut next, event.ask);
+            let drawn = match event.ended {
+                Some((_, End::Epoch(epoch))) => Some(epoch),
+                _ => None,
+            };
+            let end = apply(&mut next, event.ask, drawn);
             if event.ended.as_ref().is_none_or(|(_, found)| *found == end) {
                 open.push((done | 1 << n, next));
             }
@@ -228,6 +232,10 @@ impl IndexStore for Remembering {
         Ok(version)
     }
 
+    async fn settle(&self) -> Result<()> {
+        self.inner.settle().await
+    }
+
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         self.inner.put_map(id, map).await
     }
@@ -237,7 +245,7 @@ impl IndexStore for Remembering {
     }
 }
 
-/// A store, and how a process opens it: in memory, or in a folder.
+/// A store, and how a process opens it: in memory, in a folder, or in a bucket.
 struct Place {
     files: Files,
     roots: Roots,
@@ -246,26 +254,37 @@ struct Place {
 enum Files {
     Memory(Store),
     Folder(Arc<dyn Fs>),
+    Bucket(Bucket),
 }
 
 impl Place {
-    fn new(rng: &mut Rng) -> Self {
+    async fn new(rng: &mut Rng) -> Self {
         let clock = FixedClock::default();
-        let files = if rng.below(2) == 0 {
-            Files::Memory(MemoryStore::new(&clock).unwrap().into())
-        } else {
-            let fs: Arc<dyn Fs> = Arc::new(Pieces(memory()));
-            LocalStore::init(fs.clone(), Path::new("/store"), &clock).unwrap();
-            Files::Folder(fs)
+        let files = match rng.below(3) {
+            0 => Files::Memory(MemoryStore::new(&clock).unwrap().into()),
+            1 => {
+                let fs: Arc<dyn Fs> = Arc::new(Pieces(memory()));
+                LocalStore::init(fs.clone(), Path::new("/store"), &clock).unwrap();
+                Files::Folder(fs)
+            }
+            _ => Files::Bucket(Bucket::new(rng).await),
         };
         Self { files, roots: (rng.below(2) == 0).then(Arc::default) }
     }
 
     /// A process's own handle.
-    fn open(&self) -> Store {
+    async fn open(&self) -> Store {
         let Store { chunks, index: inner } = match &self.files {
             Files::Memory(store) => store.clone(),
             Files::Folder(fs) => LocalStore::open(fs.clone(), Path::new("/store")).unwrap().into_store(),
+            Files::Bucket(bucket) => {
+                let store = bucket.open(&mut Rng::new(0)).await.into_store();
+                if self.roots.is_none() {
+                    // It has a memory of its own.
+                    return store;
+                }
+                store
+            }
         };
         let roots = self.roots.clone();
         let index = Remembering { inner, roots, catalog: Mutex::default(), image: Mutex::default() };
@@ -276,6 +295,8 @@ impl Place {
 /// What processes share beside the store: the account of what they did.
 #[derive(Clone, Default)]
 struct Account {
+    /// Answers may get lost: then what was asked may happen, be undone by others, and happen again.
+    twice: bool,
     moment: Arc<AtomicU64>,
     events: Arc<Mutex<Vec<Event>>>,
 }
@@ -290,6 +311,9 @@ impl Account {
             let began = self.now();
             let mut events = self.events.lock().unwrap();
             events.push(Event { ask, began, ended: None });
+            if self.twice && !matches!(ask, Ask::Look) {
+                events.push(Event { ask, began, ended: None });
+            }
             events.len() - 1
         };
         let end = answer(store, process, ask).await;
@@ -332,7 +356,7 @@ async fn answer(store: &Store, process: u8, ask: Ask) -> End {
 
 /// A process with a handle of its own.
 async fn process(place: Arc<Place>, account: Account, number: u8, asks: Vec<(Ask, Option<usize>)>) {
-    let store = place.open();
+    let store = place.open().await;
     let mut claimed = None;
     for (ask, polls) in asks {
         // Who has claimed the image publishes as its owner.
@@ -353,8 +377,15 @@ async fn process(place: Arc<Place>, account: Account, number: u8, asks: Vec<(Ask
 }
 
 async fn live(mut rng: Rng, go_away: bool) {
-    let place = Arc::new(Place::new(&mut rng));
-    let account = Account::default();
+    let place = Arc::new(Place::new(&mut rng).await);
+    let mut account = Account::default();
+    if let Files::Bucket(bucket) = &place.files
+        && rng.below(2) == 0
+    {
+        bucket.fail(1 + rng.below(3), false);
+        bucket.land();
+        account.twice = true;
+    }
     let mut tasks = Vec::new();
     for number in 1..=3_u8 {
         let mut asks = Vec::new();
@@ -378,12 +409,21 @@ async fn live(mut rng: Rng, go_away: bool) {
     for task in tasks {
         task.await.unwrap();
     }
-    let store = place.open();
+    if let Files::Bucket(bucket) = &place.files {
+        bucket.fail(0, false);
+    }
+    let store = place.open().await;
     account.ask(&store, 0, Ask::Look).await;
     let events = account.events.lock().unwrap().clone();
+    let mut epochs = HashSet::new();
+    for event in &events {
+        if let Some((_, End::Epoch(epoch))) = event.ended {
+            assert!(epochs.insert(epoch), "epoch {epoch} has two owners: {events:#?}");
+        }
+    }
     assert!(is_explained(&events), "no order explains how these ended: {events:#?}");
     let catalog = store.index.read_catalog().await.unwrap().value;
-    if !go_away {
+    if !go_away && !account.twice {
         assert!(catalog.pending.is_empty(), "a root that nobody waits for stays: {:?}", catalog.pending);
     }
     for process in 1..=3_u8 {

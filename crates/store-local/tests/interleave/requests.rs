@@ -20,7 +20,7 @@ use gabion_store_core::{
     testing::Rng,
     volume::{Home, Volume},
 };
-use gabion_store_local::fs::{CrashFs, Fs};
+use gabion_store_local::fs::{CrashFs, FaultFs, Fs, FsFault, FsOp, On};
 
 use super::{
     disk::{SIZE, content, home, make, memory, open, options, whole},
@@ -283,6 +283,28 @@ fn a_flush_covers_what_was_answered_before_it() {
 fn a_flush_covers_all_layers_whatever_becomes_of_them() {
     let mix = Mix { flush: true, checkpoint: true, ..Mix::default() };
     explore("a_flush_covers_all_layers_whatever_becomes_of_them", move |rng| Box::pin(live(rng, mix, true)));
+}
+
+/// A disk fails a sync that a growth asked for, and tells nobody else, as the kernel does. The bytes that a flush is
+/// about may be lost with it, so no flush beside it succeeds. Row 7.
+#[test]
+fn a_growth_hides_no_failed_sync_from_a_flush() {
+    explore("a_growth_hides_no_failed_sync_from_a_flush", move |mut rng| {
+        Box::pin(async move {
+            let disk = FaultFs::new(memory());
+            let crash = CrashFs::new(Arc::new(disk.clone()), Path::new("/"), rng.next()).unwrap();
+            let fs: Arc<dyn Fs> = Arc::new(crash);
+            make(&fs);
+            let volume = open(&fs, &home()).await;
+            volume.write(0, Bytes::from(vec![7; BLOCK_SIZE])).await.unwrap();
+            disk.fail(On::op(FsOp::Sync).path(".data"), FsFault::EIO);
+            let growing = volume.clone();
+            let growth = spawn(async move { growing.grow(2 * SIZE as u64).await });
+            let flushed = volume.flush().await;
+            let _grown_or_not = growth.await.unwrap();
+            assert!(flushed.is_err(), "what it says is durable may be lost");
+        })
+    });
 }
 
 /// Callers that are gone after any poll leave a request undone, done, or done later; never half, and nobody stuck.

@@ -7,7 +7,7 @@ use gabion_store_core::{
     BlockDevice as _, ErrorKind,
     testing::{Call, Fault, FaultStore, Rng},
 };
-use gabion_store_local::fs::MemFs;
+use gabion_store_local::fs::{FaultFs, Fs, FsFault, FsFileExt as _, FsOp, MemFs, On, OpenMode};
 
 use super::{
     rig::{Rig, seed, whole},
@@ -104,4 +104,33 @@ async fn a_checkpoint_that_fails_anywhere_is_made_up_for() {
             }
         }
     }
+}
+
+/// A write that comes after a checkpoint's flush and before its freeze; the disk fails to take it, and the page is dropped,
+/// as the kernel does with one that it could not write. What is read of the layer then is not what was answered: it gets
+/// no name, and a flush does not succeed either. Rows 7, 46.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_layer_is_on_the_disk_before_it_is_read() {
+    let below: Arc<dyn Fs> = Arc::new(MemFs::new());
+    let hook = FaultFs::new(Arc::clone(&below));
+    let rig = Rig::new(Arc::new(hook.clone()), Path::new("/"), 1 << 20);
+    let opened = rig.open(rig.store()).await;
+    opened.volume.try_write(0, &[1; 4096]).unwrap().unwrap();
+    opened.volume.flush().await.unwrap();
+    let (volume, faults) = (opened.volume.clone(), hook.clone());
+    let mut late = true;
+    hook.on(move |op, path| {
+        if op == FsOp::Create && path.ends_with("layer-3.data") && std::mem::take(&mut late) {
+            volume.try_write(0, &[2; 4096]).unwrap().unwrap();
+            let layer = below.open(Path::new("/volume/layer-1.data"), OpenMode::ReadWrite)?;
+            layer.write_all_at(&[1; 4096], 0)?;
+            faults.fail(On::op(FsOp::Sync).path("layer-1.data"), FsFault::EIO);
+        }
+        Ok(())
+    });
+    let made = opened.checkpoint().await;
+    let flushed = opened.volume.flush().await;
+    assert_eq!(made.map_err(|e| e.kind()), Err(ErrorKind::Poisoned));
+    assert_eq!(flushed.map_err(|e| e.kind()), Err(ErrorKind::Poisoned));
+    assert!(rig.history().await.is_empty(), "what the disk lost has a name");
 }

@@ -1,15 +1,17 @@
 //! Who takes part: clients of the disk, who makes checkpoints, and another host. Each future is one thing that one of
 //! them does; it tells the model when it begins and how it ends, and may be dropped at any moment.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use gabion_store_core::{
-    BLOCK_SIZE, BlockDevice, BlockRange, CheckpointId, Store,
+    BLOCK_SIZE, BlockDevice, BlockRange, CheckpointId, ErrorKind, Store,
     clock::Clock,
     device::ZeroMode,
     index::NodeCache,
-    ops::{ImageRef, Job, Revision, Side, TransferOptions, claim, open_checkpoint, remove, transfer},
+    ops::{
+        ImageRef, Job, Revision, Side, TransferOptions, claim_as_found, open_checkpoint, remove, transfer,
+    },
     overlay::MemoryOverlay,
     replicate::Replicator,
     stores::MemoryStore,
@@ -223,7 +225,7 @@ impl Keeper {
             }
             Err(error) => error,
         };
-        if error.kind() != gabion_store_core::ErrorKind::Unavailable {
+        if error.kind() != ErrorKind::Unavailable {
             return Err(error.into());
         }
         LocalStore::destroy(&*beside, Path::new(STAGED))?;
@@ -243,7 +245,7 @@ impl Keeper {
     pub(crate) async fn round(self) -> Result<(), Trouble> {
         let (from, removals, displaced) = {
             let model = &mut *self.facts.model.lock();
-            (model.begin_cut(), model.removals(IMAGE), model.displaced)
+            (model.begin_cut(), model.removals(IMAGE), model.displaced.clone())
         };
         self.facts.note(format!("replication, {from}: a round"));
         // Of a round that nobody waited for, too.
@@ -260,16 +262,14 @@ impl Keeper {
         let Some(last) = self.replicator.status().replicated else {
             return wrong("a round published nothing");
         };
-        if let (Some((other, epoch)), Some(found)) =
+        if let (Some((other, owners)), Some(found)) =
             (displaced, self.truth.index.read_image(&name(IMAGE)).await?)
         {
             // Newest first.
             let place = |id| found.value.history.iter().position(|entry| entry.checkpoint == id);
             let above =
                 place(last.checkpoint).is_some_and(|ours| place(other).is_some_and(|others| ours < others));
-            // An image that was removed and made anew counts its epochs anew.
-            let anew = removals > 0;
-            if above && !anew && self.replicator.status().epoch.is_some_and(|ours| ours <= epoch) {
+            if above && self.replicator.status().epoch.is_some_and(|ours| owners.contains(&ours)) {
                 return wrong(format!(
                     "{} was published by a writer whom {other} displaced",
                     last.checkpoint
@@ -377,11 +377,19 @@ impl Other {
     pub(crate) async fn take_over(mut self) -> Result<(), Trouble> {
         let Some(found) = self.truth.index.read_image(&name(IMAGE)).await? else { return Ok(()) };
         let removals = self.facts.model.lock().removals(IMAGE);
-        let epoch = claim(&self.truth, &name(IMAGE)).await?;
+        let (epoch, before) = loop {
+            let Some(found) = self.truth.index.read_image(&name(IMAGE)).await? else { return Ok(()) };
+            let before = found.value.writer_epoch;
+            match claim_as_found(&self.truth, found).await {
+                Ok(epoch) => break (epoch, before),
+                Err(e) if e.kind() == ErrorKind::Conflict => {}
+                Err(e) => return Err(e.into()),
+            }
+        };
         // Whatever was under way may have been published before.
         let found = self.truth.index.read_image(&name(IMAGE)).await?.unwrap_or(found);
         let newest = found.value.history[0].checkpoint;
-        self.facts.note(format!("another host takes over {newest} with epoch {epoch}"));
+        self.facts.note(format!("another host takes over {newest} with epoch {epoch}, after {before}"));
         let nodes = nodes(&self.truth);
         let (checkpoint, index) = open_checkpoint(&nodes, newest).await?;
         let mut held = content(&self.truth, newest).await?;
@@ -403,7 +411,9 @@ impl Other {
         self.facts.contents.lock().insert(made.checkpoint, Arc::new(held));
         let model = &mut *self.facts.model.lock();
         model.reported(IMAGE, made.checkpoint, removals);
-        model.displaced = Some((made.checkpoint, epoch));
+        let mut owners = model.displaced.take().map_or_else(BTreeSet::new, |(_, owners)| owners);
+        owners.insert(before);
+        model.displaced = Some((made.checkpoint, owners));
         Ok(())
     }
 

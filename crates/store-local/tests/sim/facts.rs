@@ -1,7 +1,7 @@
 //! What is known of a history: the disk, the images, what was asked for, and what happened last.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     hash::{DefaultHasher, Hasher as _},
     sync::Arc,
@@ -37,8 +37,8 @@ pub(crate) struct Model {
     /// Checkpoints under way.
     cutting: Vec<Time>,
     asked: VecDeque<Arc<Cut>>,
-    /// Another writer took the image over, and published this under its epoch.
-    pub(crate) displaced: Option<(CheckpointId, u64)>,
+    /// Another writer took the image over, and published this; whoever has one of these epochs was displaced.
+    pub(crate) displaced: Option<(CheckpointId, BTreeSet<u64>)>,
 }
 
 /// An image, as far as it was reported.
@@ -66,12 +66,15 @@ pub(crate) struct Counts {
     pub(crate) staged: u64,
     pub(crate) compared: u64,
     pub(crate) displaced: u64,
+    pub(crate) in_bucket: u64,
+    pub(crate) failed_in_bucket: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         let Self { seeds, requests, flushes, dropped, kills, power_failures, images, .. } = other;
         let Self { faults, refused, checkpoints, staged, compared, displaced, .. } = other;
+        let Self { in_bucket, failed_in_bucket, .. } = other;
         self.seeds += seeds;
         self.requests += requests;
         self.flushes += flushes;
@@ -85,6 +88,8 @@ impl Counts {
         self.staged += staged;
         self.compared += compared;
         self.displaced += displaced;
+        self.in_bucket += in_bucket;
+        self.failed_in_bucket += failed_in_bucket;
     }
 }
 
@@ -92,11 +97,13 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { seeds, requests, flushes, dropped, kills, power_failures, images, .. } = self;
         let Self { faults, refused, checkpoints, staged, compared, displaced, .. } = self;
+        let Self { in_bucket, failed_in_bucket, .. } = self;
         write!(
             f,
             "{seeds} histories: {requests} requests ({flushes} flushes answered, {dropped} futures dropped, {refused} \
              refused), {faults} faults, {kills} kills, {power_failures} power failures of which {images} images were \
-             opened, {checkpoints} checkpoints ({staged} staged beside), {compared} compared, {displaced} takeovers"
+             opened, {checkpoints} checkpoints ({staged} staged beside), {compared} compared, {displaced} takeovers; \
+             {in_bucket} requests in buckets, {failed_in_bucket} of which failed"
         )
     }
 }
@@ -231,7 +238,7 @@ impl Model {
         if far {
             // No crash of the machine changes what is elsewhere.
             then.images = std::mem::take(&mut self.images);
-            then.displaced = self.displaced;
+            then.displaced = self.displaced.take();
         }
         *self = then;
     }

@@ -14,7 +14,7 @@ use std::{
 use futures::future::join_all;
 use gabion_store_core::{
     BLOCK_SIZE, BlockDevice as _, Error, ErrorKind,
-    testing::{Call, Conductor, Fault, Gate, Rng},
+    testing::{Conductor, Gate, Rng},
 };
 use gabion_store_local::fs::{CrashPoint, Fs, FsFault, FsOp, On};
 use parking_lot::Mutex;
@@ -94,7 +94,7 @@ pub(crate) async fn live(seed: u64, facts: &Facts) -> Result<Outcome, String> {
     let mut rng = Rng::new(seed);
     let size = facts.model.lock().disk.size();
     let far = rng.below(2) == 0;
-    let world = World::new(rng.next(), size, far);
+    let world = World::new(rng.next(), size, far, facts);
     let flushes_home = rng.below(4) == 0;
     facts.note(format!("a disk of {size} bytes, home far: {far}, flushes reach it: {flushes_home}"));
     let process = drive(&conductor, world.start(flushes_home, false)).await.map_err(|e| e.report())?;
@@ -161,7 +161,11 @@ impl History {
                 Ok(())
             }
             55..=74 => {
-                yield_now().await;
+                match self.rng.below(4) {
+                    // The time of a request, or of the pause before another attempt at it.
+                    0 => tokio::time::advance(Duration::from_millis(self.rng.below(100) as u64)).await,
+                    _ => yield_now().await,
+                }
                 Ok(())
             }
             75..=96 => {
@@ -303,7 +307,12 @@ impl History {
                 self.hurt();
             }
             22 | 23 => self.spoil_home(),
-            24..=29 => {
+            24 => {
+                if let Some(far) = &self.world.far {
+                    far.land();
+                }
+            }
+            25..=29 => {
                 self.facts.note("all is well again");
                 self.relieve();
             }
@@ -318,41 +327,19 @@ impl History {
     }
 
     fn spoil_home(&mut self) {
-        let Some(remote) = self.world.remote.clone() else { return };
-        let unavailable = ErrorKind::Unavailable;
-        let how = self.rng.below(4);
-        self.facts.note(format!("home fails: {how}"));
-        match how {
-            0 => remote.seen.outage(Some(unavailable)),
-            1 => {
-                let faults =
-                    vec![Fault::Before(unavailable), Fault::After(unavailable), Fault::Corrupt, Fault::Cut];
-                remote.seen.chaos(2 + self.rng.below(8), faults);
-            }
-            2 => {
-                let calls = [Call::WriteImage, Call::WriteCatalog, Call::PutEncoded, Call::Sync];
-                remote.seen.script(calls[self.rng.below(4)], 0, Fault::After(unavailable));
-            }
-            _ => {
-                // Slow: an answer that comes some time later.
-                let gate = Arc::new(Gate::new());
-                self.gates.push(gate.clone());
-                let calls =
-                    [Call::WriteImage, Call::WriteCatalog, Call::PutEncoded, Call::Get, Call::ReadImage];
-                let hold = if self.rng.below(2) == 0 { Fault::Hold(gate) } else { Fault::HoldAfter(gate) };
-                remote.seen.script(calls[self.rng.below(5)], 0, hold);
-                return;
-            }
+        let Some(far) = self.world.far.clone() else { return };
+        self.facts.note("home fails");
+        if far.spoil(&mut self.rng, &mut self.gates) {
+            self.hurt();
         }
-        self.hurt();
     }
 
     /// Ends what is wrong with the disk and with home.
     fn relieve(&mut self) {
         self.bad_disk.store(0, Ordering::SeqCst);
         self.gates.drain(..).for_each(|gate| gate.open());
-        if let Some(remote) = &self.world.remote {
-            remote.seen.heal();
+        if let Some(far) = &self.world.far {
+            far.heal();
         }
         if let Some(process) = self.process.as_ref().filter(|_| !self.useless) {
             process.faults.heal();
@@ -431,7 +418,7 @@ impl History {
         self.facts.count(|counts| counts.power_failures += 1);
         self.world.crash.unobserve();
         self.stop().await;
-        self.facts.model.lock().back_to(model, self.world.remote.is_some());
+        self.facts.model.lock().back_to(model, self.world.far.is_some());
         let (seed, chosen) = (self.rng.next(), self.rng.below(LOOKED_AT));
         let died = self.facts.model.lock().clone();
         for (n, image) in point.images(seed, LOOKED_AT).enumerate() {

@@ -12,8 +12,8 @@ use gabion_store_core::{
     index::NodeCache,
     ops::{Depth, IngestOptions, Job, check, open_checkpoint},
     replicate::{FlushRemote, Replicator},
-    stores::{Cached, MemoryCache, MemoryStore, Stack},
-    testing::{FaultStore, FixedClock},
+    stores::{Cached, MemoryCache, Stack},
+    testing::{FixedClock, Rng},
     types::VolumeId,
     volume::{Append, Base, CheckpointOptions, Home, IndexBase, Volume},
 };
@@ -22,6 +22,8 @@ use gabion_store_local::{
     overlay::{LocalOverlay, record::VolumeInfo},
     store::{LocalStore, LocalStoreOptions},
 };
+
+use super::{facts::Facts, far::Far};
 
 /// The image that the volume is replicated to.
 pub(crate) const IMAGE: &str = "vm";
@@ -36,17 +38,8 @@ pub(crate) struct World {
     pub(crate) below: FaultFs,
     pub(crate) crash: CrashFs,
     /// The home store, if it is far away; it outlives the machine.
-    pub(crate) remote: Option<Remote>,
+    pub(crate) far: Option<Far>,
     pub(crate) clock: Arc<FixedClock>,
-}
-
-/// A store far away.
-#[derive(Clone)]
-pub(crate) struct Remote {
-    /// As it is.
-    pub(crate) truth: Store,
-    /// As it is seen from the machine.
-    pub(crate) seen: Arc<FaultStore>,
 }
 
 /// A process that has the volume open.
@@ -77,15 +70,12 @@ pub(crate) fn options(image: &str, owner: u8, append: Append) -> CheckpointOptio
 
 impl World {
     /// A machine with a volume of zeros, and its home.
-    pub(crate) fn new(seed: u64, size: usize, far: bool) -> Self {
+    pub(crate) fn new(seed: u64, size: usize, far: bool, facts: &Facts) -> Self {
         let clock = Arc::new(FixedClock::new(Timestamp(1000)));
-        let remote = far.then(|| {
-            let truth = Arc::new(MemoryStore::new(&*clock).unwrap()).store();
-            Remote { seen: FaultStore::new(truth.clone(), seed), truth }
-        });
+        let far = far.then(|| Far::new(Rng::new(seed), clock.clone(), facts));
         let below = FaultFs::new(Arc::new(MemFs::new()));
         let crash = CrashFs::new(Arc::new(below.clone()), Path::new("/"), seed).unwrap();
-        let world = Self { below, crash, remote, clock };
+        let world = Self { below, crash, far, clock };
         let info = VolumeInfo {
             id: VolumeId::from_bytes([7; 16]),
             name: name(IMAGE),
@@ -96,7 +86,7 @@ impl World {
             lineage: None,
             created: Timestamp(1),
         };
-        if !far {
+        if world.far.is_none() {
             LocalStore::init(world.fs(), Path::new(STORE), &*world.clock).unwrap();
         }
         LocalOverlay::create(world.fs(), Path::new(VOLUME), info).unwrap();
@@ -107,7 +97,7 @@ impl World {
     pub(crate) fn restarted(&self, image: CrashImage, seed: u64) -> Self {
         let below = FaultFs::new(image.into_fs());
         let crash = CrashFs::new(Arc::new(below.clone()), Path::new("/"), seed).unwrap();
-        Self { below, crash, remote: self.remote.clone(), clock: self.clock.clone() }
+        Self { below, crash, far: self.far.clone(), clock: self.clock.clone() }
     }
 
     pub(crate) fn fs(&self) -> Arc<dyn Fs> {
@@ -126,8 +116,8 @@ impl World {
 
     /// The home store as another host sees it, without faults.
     pub(crate) fn truth(&self) -> Result<Store> {
-        match &self.remote {
-            Some(remote) => Ok(remote.truth.clone()),
+        match &self.far {
+            Some(far) => far.truth(),
             None => self.open_store(self.fs()),
         }
     }
@@ -136,9 +126,8 @@ impl World {
     pub(crate) async fn start(&self, flushes_home: bool, take_over: bool) -> Result<Process> {
         let faults = FaultFs::new(self.fs());
         let fs: Arc<dyn Fs> = Arc::new(faults.clone());
-        let far = self.remote.as_ref().map(|remote| remote.seen.store());
-        let store = match far {
-            Some(store) => store,
+        let store = match &self.far {
+            Some(far) => far.open().await?,
             None => self.open_store(fs.clone())?,
         };
         let chunks = Arc::new(Cached::new(Arc::new(MemoryCache::new(MEMORY)), store.chunks.clone()));

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use gabion_store_core::{format::rows::EntryKey, types::PackId};
-use parking_lot::Mutex;
+use gabion_store_core::{format::rows::EntryKey, sync::Mutex, types::PackId};
 
 /// Damaged entries that are remembered; a bucket with more of them needs a check.
 const MAX: usize = 1 << 16;

@@ -19,9 +19,9 @@ use gabion_store_core::{
         rows::{EntryKey, FanOut, PAGE_LEN},
     },
     store::Placement,
+    sync::Mutex,
     types::LocatorId,
 };
-use parking_lot::Mutex;
 
 use super::{allowance::Allowance, shelf::Shelf};
 use crate::objects::Objects;

@@ -23,10 +23,10 @@ use gabion_store_core::{
         rows::{EntryKey, PAGE_LEN},
     },
     store::Placement,
+    sync::Mutex,
     types::{MAX_CHUNK_BLOCKS, MapId},
 };
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::shelf::Shelf;
 use crate::objects::Objects;

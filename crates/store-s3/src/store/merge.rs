@@ -17,6 +17,7 @@ use gabion_store_core::{
         rows::{EntryKey, PAGE_LEN},
     },
     store::Placement,
+    sync::spawn,
     types::{LocatorId, WriteId},
 };
 
@@ -40,7 +41,7 @@ impl RemoteStore {
         }
         let Ok(one) = self.0.merging.clone().try_lock_owned() else { return };
         let this = self.clone();
-        drop(tokio::spawn(async move {
+        drop(spawn(async move {
             let _one = one;
             if let Err(error) = this.merge_locators().await {
                 tracing::info!(error = %error.report(), "merging locators failed; it is tried again");

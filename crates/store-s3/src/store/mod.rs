@@ -22,10 +22,10 @@ use gabion_store_core::{
         descriptor::{DESCRIPTOR_KEY, Descriptor},
         layout::CATALOG_KEY,
     },
+    sync::Mutex,
     types::WriteId,
 };
 use object_store::{ObjectStore, path::Path};
-use parking_lot::Mutex;
 
 use crate::{
     connect::{Bucket, Environment, connect},

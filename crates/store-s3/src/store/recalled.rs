@@ -7,9 +7,9 @@ use gabion_store_core::{
     ImageName,
     format::{catalog::Catalog, image_record::ImageRecord},
     store::Versioned,
+    sync::Mutex,
 };
 use lru::LruCache;
-use parking_lot::Mutex;
 
 /// Images whose records are remembered: those that one process replicates at a time, and some.
 const IMAGES: NonZeroUsize = NonZeroUsize::new(16).expect("not zero");

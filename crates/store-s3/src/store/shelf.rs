@@ -2,9 +2,8 @@
 
 use std::{hash::Hash, sync::Arc};
 
-use gabion_store_core::Result;
+use gabion_store_core::{Result, sync::Mutex};
 use lru::LruCache;
-use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 /// Values by key, least recently used ones dropped first. Whoever asks for a value that is being made waits for it;

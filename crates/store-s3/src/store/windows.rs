@@ -6,7 +6,7 @@
 //! do no harm. Where nodes lie scattered among data, windows are given up, and each node is read alone.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -54,7 +54,7 @@ pub(super) struct Windows {
 }
 
 /// Part of a pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Window {
     /// The one of this number, and what hangs over its end.
     Aligned(u64),
@@ -96,7 +96,7 @@ impl Windows {
 
     /// Entries that are no data, of those whose windows have them; the others have to be read alone.
     pub(super) async fn get(&self, wanted: &[(EntryKey, Placement)]) -> Vec<Option<Encoded>> {
-        let mut together: HashMap<(PackId, Window), Vec<usize>> = HashMap::new();
+        let mut together: BTreeMap<(PackId, Window), Vec<usize>> = BTreeMap::new();
         for (at, (key, place)) in wanted.iter().enumerate() {
             together.entry((place.pack, Window::around(key.kind, place))).or_default().push(at);
         }
@@ -137,8 +137,8 @@ impl Windows {
 }
 
 /// The nodes and checkpoints among bytes of a pack that need not begin with an entry.
-fn nodes(bytes: &Bytes) -> HashMap<EntryKey, Encoded> {
-    let mut found = HashMap::new();
+fn nodes(bytes: &Bytes) -> BTreeMap<EntryKey, Encoded> {
+    let mut found = BTreeMap::new();
     let mut at = 0;
     for _ in 0..ATTEMPTS {
         let rest = &bytes[at..];

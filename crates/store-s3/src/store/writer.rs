@@ -23,10 +23,10 @@ use gabion_store_core::{
     ChunkKind, Error, ErrorKind, Result,
     format::{catalog::LocatorRef, codec::Encoded, layout, locator::Outline, rows::EntryKey},
     store::Placement,
+    sync::{Mutex, spawn},
     types::{LocatorId, PackId},
 };
 use object_store::PutPayload;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
@@ -209,7 +209,7 @@ impl Writer {
 
     fn upload(self: &Arc<Self>, number: u64, pack: Arc<SealedPack>) {
         let upload = Upload { writer: self.clone(), number, outcome: Err(cut_off()) };
-        drop(tokio::spawn(async move {
+        drop(spawn(async move {
             let mut upload = upload;
             let payload: PutPayload = pack.parts.iter().cloned().collect();
             upload.outcome = upload.writer.objects.put(&layout::pack_key(&pack.id), payload).await;

@@ -59,13 +59,12 @@ async fn pins(store: &Store) -> Vec<u8> {
 async fn a_displaced_writer_is_told_and_changes_nothing() {
     let store = memory();
     assert_eq!(claim(&store, &name("vm")).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(append_as(&store, 1, 2, false).await.unwrap_err().kind(), ErrorKind::Conflict);
     append_as(&store, 1, 1, true).await.unwrap();
     assert_eq!(append_as(&store, 2, 1, true).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     append_as(&store, 2, 1, false).await.unwrap();
 
     // From the claim on, before the new owner has published anything.
-    assert_eq!(claim(&store, &name("vm")).await.unwrap(), 2);
+    let epoch = claim(&store, &name("vm")).await.unwrap();
     let displaced = append_as(&store, 3, 1, false).await.unwrap_err();
     assert_eq!(displaced.kind(), ErrorKind::Conflict);
     assert!(displaced.report().contains("displaced"), "{}", displaced.report());
@@ -73,11 +72,42 @@ async fn a_displaced_writer_is_told_and_changes_nothing() {
     assert_eq!(append_as(&store, 2, 1, false).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert_eq!(history(&store).await, [2, 1]);
 
-    append_as(&store, 4, 2, false).await.unwrap();
+    append_as(&store, 4, epoch, false).await.unwrap();
     append(&store, 5).await.unwrap();
-    append_as(&store, 6, 2, false).await.unwrap();
+    append_as(&store, 6, epoch, false).await.unwrap();
     assert_eq!(history(&store).await, [6, 5, 4, 2, 1]);
     assert!(store.index.read_catalog().await.unwrap().value.pending.is_empty());
+}
+
+/// An epoch is nobody else's, whatever becomes of the image in between. Row 38.
+#[tokio::test]
+async fn a_writer_of_an_image_that_was_made_anew_is_told() {
+    let (store, vm) = (memory(), name("vm"));
+    let old = new_epoch().unwrap();
+    append_as(&store, 1, old, true).await.unwrap();
+    let remove = async || {
+        let found = store.index.read_image(&vm).await.unwrap().unwrap();
+        store.index.remove_image(&vm, &found.version).await.unwrap();
+    };
+    for claims in 0..3 {
+        remove().await;
+        let mut new = new_epoch().unwrap();
+        match claims {
+            0 => drop(append_as(&store, 2, new, true).await.unwrap()),
+            _ => drop(append(&store, 2).await.unwrap()),
+        }
+        for _ in 0..claims {
+            new = claim(&store, &vm).await.unwrap();
+        }
+        assert_eq!(append_as(&store, 3, old, false).await.unwrap_err().kind(), ErrorKind::Conflict);
+        append_as(&store, 4, new, false).await.unwrap();
+        assert_eq!(history(&store).await, [4, 2]);
+    }
+    // Nobody has it: then it is his.
+    remove().await;
+    append_as(&store, 5, old, false).await.unwrap();
+    append_as(&store, 6, old, false).await.unwrap();
+    assert_eq!(history(&store).await, [6, 5]);
 }
 
 /// Its write is on the way when another takes over. Row 38.
@@ -116,7 +146,13 @@ async fn two_claims_are_two_epochs() {
         gate.open();
         first
     });
-    assert_eq!((first, late.unwrap()), (1, 2));
+    let late = late.unwrap();
+    assert_ne!(first, late);
+    let found = store.index.read_image(&vm).await.unwrap().unwrap();
+    assert_eq!(found.value.writer_epoch, late);
+    // What was found before is not claimed any more.
+    store.index.write_image(&found.value, Some(&found.version)).await.unwrap();
+    assert_eq!(claim_as_found(&store, found).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
 
 /// The record was written and the answer got lost: the write id says so.
@@ -128,9 +164,9 @@ async fn a_lost_answer_is_read_back() {
         append_as(&faults.store(), 1, 1, create).await.unwrap();
         assert_eq!(history(&faults.store()).await, [1]);
         faults.script(Call::WriteImage, 0, Fault::After(ErrorKind::Unavailable));
-        assert_eq!(claim(&faults.store(), &name("vm")).await.unwrap(), 2);
+        let epoch = claim(&faults.store(), &name("vm")).await.unwrap();
         faults.script(Call::WriteImage, 0, Fault::Before(ErrorKind::Unavailable));
-        let lost = append_as(&faults.store(), 2, 2, false).await.unwrap_err();
+        let lost = append_as(&faults.store(), 2, epoch, false).await.unwrap_err();
         assert_eq!(lost.kind(), ErrorKind::Unavailable);
         assert_eq!(history(&faults.store()).await, [1]);
     }
@@ -232,6 +268,9 @@ impl IndexStore for Stale {
     async fn write_catalog(&self, catalog: &Catalog, expected: &Version) -> Result<Version> {
         self.inner.write_catalog(catalog, expected).await
     }
+    async fn settle(&self) -> Result<()> {
+        self.inner.settle().await
+    }
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         self.inner.put_map(id, map).await
     }
@@ -250,15 +289,15 @@ async fn an_old_memory_decides_nothing() {
     append_as(&store, 1, 1, true).await.unwrap();
     let first = Stale::of(&store).await;
     append_as(&store, 2, 1, false).await.unwrap();
-    claim(&store, &name("vm")).await.unwrap();
+    let epoch = claim(&store, &name("vm")).await.unwrap();
 
     // It says there is no image, that the newest is another, that the epoch is.
     assert_eq!(append_as(&nothing, 3, 1, true).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(append_as(&first, 3, 1, false).await.unwrap_err().kind(), ErrorKind::Conflict);
-    append_as(&first, 3, 2, false).await.unwrap();
+    append_as(&first, 3, epoch, false).await.unwrap();
     append(&first, 1).await.unwrap();
     assert_eq!(history(&store).await, [1, 3, 2, 1]);
-    assert_eq!(claim(&nothing, &name("vm")).await.unwrap(), 3);
+    assert_ne!(claim(&nothing, &name("vm")).await.unwrap(), epoch);
 
     // It says there is an image.
     let found = store.index.read_image(&name("vm")).await.unwrap().unwrap();
@@ -333,6 +372,22 @@ async fn a_publish_that_fails_takes_no_root_of_another() {
     assert_eq!(publish(&store, &clock(), what).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     let roots = store.index.read_catalog().await.unwrap().value.pending;
     assert_eq!(roots.iter().map(|root| root.checkpoint).collect::<Vec<_>>(), [entry(2).checkpoint]);
+}
+
+/// Images that went on from one another name the same objects, and each replaces them: the catalog takes that.
+#[tokio::test]
+async fn what_two_images_replace_is_listed_once() {
+    let store = memory();
+    let boot_trace = Some(MapId::from_bytes([9; 16]));
+    for (image, first) in [("vm", 1), ("fork", 3)] {
+        for n in [first, first + 1] {
+            let image = name(image);
+            let what = Publish { boot_trace, ..Publish::append(&image, entry(n)) };
+            publish(&store, &clock(), what).await.unwrap();
+        }
+    }
+    let catalog = store.index.read_catalog().await.unwrap().value;
+    assert_eq!((catalog.pending.len(), catalog.replaced.len()), (0, 1));
 }
 
 /// A server that replicates for long goes on when its image's history is full.

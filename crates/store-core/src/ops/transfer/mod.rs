@@ -31,7 +31,7 @@ pub use plan::{Plan, plan};
 
 use std::sync::Arc;
 
-use super::{ImageRef, Job, Progress, Publish, boot_trace::copy_boot_trace, publish};
+use super::{ImageRef, Job, NewBase, Progress, Publish, boot_trace::copy_boot_trace, publish};
 use crate::{
     CheckpointId, ErrorKind, ImageName, Result, Store, clock::Clock, format::image_record::HistoryEntry,
     types::MapId,
@@ -61,6 +61,8 @@ pub struct TransferOptions {
     pub force: bool,
     /// Publish as the owner of the target's image, under this writer epoch; `Conflict` if it has another by now.
     pub epoch: Option<u64>,
+    /// Pin the last checkpoint in the step that makes it a root: it is one that this volume made.
+    pub pin: Option<NewBase>,
     /// Bytes of entries after which what has arrived is named in the target's catalog: at most about as much is sent
     /// again by a rerun of a transfer that was cut off. Costs two or three requests each time, beside the transfer.
     pub named_every: u64,
@@ -70,7 +72,7 @@ pub struct TransferOptions {
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { history: false, force: false, epoch: None, named_every: 256 << 20, width: 8 }
+        Self { history: false, force: false, epoch: None, pin: None, named_every: 256 << 20, width: 8 }
     }
 }
 
@@ -128,6 +130,7 @@ pub async fn transfer(
                 newest,
                 force: options.force,
                 epoch: options.epoch,
+                pin: options.pin.filter(|_| Some(entry) == entries.last()),
                 boot_trace: boot_trace.filter(|_| Some(entry) == entries.last()),
             };
             match image.take(&sender, entry, &mut sent).await {
@@ -143,6 +146,9 @@ pub async fn transfer(
         if let Some(error) = overtaken {
             tracing::debug!("image '{to_image}' in {}: once more after: {}", to.place, error.report());
             continue;
+        }
+        if entries.is_empty() {
+            to.store.index.settle().await?;
         }
         let Sent { chunks, nodes, skipped, bytes, .. } = sent;
         let checkpoint = named.checkpoint;
@@ -163,6 +169,7 @@ struct Target<'a> {
     newest: Option<CheckpointId>,
     force: bool,
     epoch: Option<u64>,
+    pin: Option<NewBase>,
     /// The source's boot trace that it is to get.
     boot_trace: Option<MapId>,
 }
@@ -179,6 +186,7 @@ impl Target<'_> {
             create: self.newest.is_none() && !self.force,
             after: self.newest.filter(|_| !self.force),
             epoch: self.epoch,
+            pin: self.pin,
             boot_trace,
             ..Publish::append(self.name, *entry)
         };

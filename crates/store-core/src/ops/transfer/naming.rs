@@ -1,10 +1,12 @@
 //! What has arrived becomes known to the target's other handles while more is on its way: a rerun, which is one,
 //! finds it, however the transfer ended.
 
-use tokio_util::task::AbortOnDropHandle;
-
 use super::send::died;
-use crate::{Result, Store, ops::publish::name_entries};
+use crate::{
+    Result, Store,
+    ops::publish::name_entries,
+    sync::{AbortOnDropHandle, spawn},
+};
 
 /// Names what was put, one part after the other, beside the transfer.
 pub(super) struct Naming {
@@ -32,7 +34,7 @@ impl Naming {
         self.finish().await?;
         self.named = sent;
         let store = self.store.clone();
-        self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move { name_entries(&store).await })));
+        self.task = Some(AbortOnDropHandle::new(spawn(async move { name_entries(&store).await })));
         Ok(())
     }
 

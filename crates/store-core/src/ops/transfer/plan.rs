@@ -5,7 +5,6 @@ mod places;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use places::Places;
 
@@ -19,6 +18,7 @@ use crate::{
     format::{checkpoint::Checkpoint, image_record::HistoryEntry, node::level_for},
     ops::{ImageRef, Job},
     store::Placement,
+    sync::{AbortOnDropHandle, spawn},
     types::blocks_for,
 };
 
@@ -126,7 +126,7 @@ impl Planner<'_> {
             steps,
         };
         let level = level_for(blocks_for(checkpoint.size));
-        let walking = AbortOnDropHandle::new(tokio::spawn(walk.run(root, level)));
+        let walking = AbortOnDropHandle::new(spawn(walk.run(root, level)));
         while let Some(step) = taken.recv().await {
             self.count(step).await?;
         }

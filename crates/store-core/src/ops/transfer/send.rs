@@ -7,7 +7,6 @@ use futures::{
     stream::{self, BoxStream},
 };
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Maps, Side, entries,
@@ -20,6 +19,7 @@ use crate::{
     clock::Clock,
     format::{checkpoint::Checkpoint, codec::Encoded, image_record::HistoryEntry, node::level_for},
     ops::Job,
+    sync::{AbortOnDropHandle, JoinError, spawn},
     types::blocks_for,
 };
 
@@ -106,7 +106,7 @@ impl Sender<'_> {
             pace: Arc::clone(&pace),
             steps: sender,
         };
-        let walking = AbortOnDropHandle::new(tokio::spawn(walk.run(root, level)));
+        let walking = AbortOnDropHandle::new(spawn(walk.run(root, level)));
         let mut fetched = fetch_ahead(Arc::clone(from), Arc::clone(self.maps), steps, self.width);
 
         let (mut rows, mut held, mut held_bytes) = (Rows::default(), Vec::new(), 0);
@@ -181,11 +181,11 @@ fn fetch_ahead(
     maps: Maps,
     steps: mpsc::Receiver<Step>,
     width: usize,
-) -> BoxStream<'static, Result<Result<Fetched>, tokio::task::JoinError>> {
+) -> BoxStream<'static, Result<Result<Fetched>, JoinError>> {
     let steps = stream::unfold(steps, |mut steps| async { steps.recv().await.map(|step| (step, steps)) });
     let fetched = steps.map(move |step| {
         let fetch = fetch(Arc::clone(&from), Arc::clone(&maps), step);
-        AbortOnDropHandle::new(tokio::spawn(fetch))
+        AbortOnDropHandle::new(spawn(fetch))
     });
     fetched.buffered(width).boxed()
 }
@@ -202,6 +202,6 @@ async fn fetch(from: Arc<dyn ChunkStore>, maps: Maps, step: Step) -> Result<Fetc
     Ok(Fetched { step, chunks })
 }
 
-pub(super) fn died(error: tokio::task::JoinError) -> Error {
+pub(super) fn died(error: JoinError) -> Error {
     Error::with_source(ErrorKind::Unavailable, "a worker of the transfer died", error)
 }

@@ -136,20 +136,40 @@ fn a_scattered_million_is_small_and_a_trimmed_disk_smaller() {
         let block = (at >> 20) % blocks;
         states.set(BlockRange::new(block, block + 1), BlockState::Data);
     }
-    let bytes: usize = states
-        .spans
-        .values()
-        .map(|span| match span {
-            Span::All(_) => 0,
-            Span::Table(regions) => {
-                let maps = regions.iter().filter(|region| matches!(region, Region::Map(_))).count();
-                size_of_val(&**regions) + maps * size_of::<region::Bitmap>()
-            }
-        })
-        .sum();
+    let maps = |regions: &Table| regions.iter().filter(|region| matches!(region, Region::Map(_))).count();
+    let bytes = |regions: &Table| size_of_val(&**regions) + maps(regions) * size_of::<region::Bitmap>();
+    let bytes: usize = states.tables.values().map(bytes).sum();
     assert!(bytes < 9 << 20, "{bytes} bytes");
     states.set(BlockRange::new(0, blocks), BlockState::Zero);
     assert_eq!(states.runs(0, 2), [(BlockRange::new(0, blocks), BlockState::Zero)]);
-    assert!(states.spans.values().all(|span| matches!(span, Span::All(BlockState::Zero))));
-    assert_eq!(states.data_blocks(), 0);
+    assert_eq!((states.tables.len(), states.uniform.count(), states.data_blocks()), (0, 1, 0));
+}
+
+#[test]
+fn the_largest_disk_takes_as_much_as_its_runs() {
+    let blocks = (1u64 << 63) / 4096 - 1;
+    let all = BlockRange::new(0, blocks);
+    let mut states = BlockStates::new(blocks);
+    for state in [BlockState::Zero, BlockState::Data] {
+        states.set(all, state);
+        assert_eq!(states.runs(0, 2), [(all, state)]);
+        assert_eq!(states.first_run(all), (state, blocks));
+        // The last span is no whole one.
+        assert_eq!((states.tables.len(), states.uniform.count()), (1, 1));
+    }
+    assert_eq!(states.data_blocks(), blocks);
+    // A hole in the middle, and a block in the hole.
+    let hole = BlockRange::new(blocks / 4, blocks / 2);
+    states.set(hole, BlockState::Base);
+    states.set(BlockRange::new(blocks / 3, blocks / 3 + 1), BlockState::Zero);
+    assert_eq!((states.count_runs(), states.data_blocks()), (3, blocks - hole.count()));
+    assert_eq!(states.get(blocks / 3), BlockState::Zero);
+    assert_eq!(states.first_run(hole), (BlockState::Base, blocks / 3));
+    assert!(states.tables.len() <= 4 && states.uniform.count() == 2);
+    let mut newer = BlockStates::new(blocks);
+    newer.set(BlockRange::new(0, 10), BlockState::Zero);
+    newer.fill_from(&states);
+    assert_eq!((newer.count_runs(), newer.data_blocks()), (4, blocks - hole.count() - 10));
+    states.set(all, BlockState::Base);
+    assert!(states.is_empty() && states.data_blocks() == 0);
 }

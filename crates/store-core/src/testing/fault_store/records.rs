@@ -69,6 +69,12 @@ impl IndexStore for FaultStore {
         begun.finish().await.map(|()| version)
     }
 
+    async fn settle(&self) -> Result<()> {
+        let begun = self.begin(Call::Settle).await?;
+        self.index.settle().await?;
+        begun.finish().await
+    }
+
     async fn put_map(&self, id: MapId, map: Bytes) -> Result<()> {
         let begun = self.begin(Call::PutMap).await?;
         self.index.put_map(id, map).await?;

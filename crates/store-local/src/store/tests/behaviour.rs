@@ -272,9 +272,16 @@ fn only_stores_open() {
     assert_eq!(foreign.kind(), ErrorKind::Invalid);
     assert!(foreign.to_string().contains("letter"), "{foreign}");
 
-    let descriptor = f.store.0.descriptor.encode().replace("\"version\": 1", "\"version\": 2");
-    crate::fs::replace(f.fs(), Path::new("/s/gabion.json"), descriptor.as_bytes()).unwrap();
-    assert_eq!(open("/s").kind(), ErrorKind::Unsupported);
+    let newer = f.store.0.descriptor.encode().replace("\"version\": 1", "\"version\": 2");
+    let (members, _) = newer.rsplit_once(",\n  \"crc32c\"").unwrap();
+    let plain = format!("{members}\n}}\n");
+    let sealed = format!("{members},\n  \"crc32c\": \"{:08x}\"\n}}\n", crc32c::crc32c(plain.as_bytes()));
+    for (text, kind) in
+        [(newer, ErrorKind::Corrupt), (plain, ErrorKind::Unsupported), (sealed, ErrorKind::Unsupported)]
+    {
+        crate::fs::replace(f.fs(), Path::new("/s/gabion.json"), text.as_bytes()).unwrap();
+        assert_eq!(open("/s").kind(), kind, "{text}");
+    }
     for (key, kind) in [("catalog", ErrorKind::Corrupt), ("gabion.json", ErrorKind::Invalid)] {
         let g = Fixture::new();
         g.fs().remove_file(&Path::new("/s").join(key)).unwrap();
