@@ -90,7 +90,7 @@ async fn a_sync_names_no_node_before_its_chunks() {
             let node = store.holds(node.0, &node.1).await.remove(0).expect("an answer");
             (node, store.holds(chunk.0, &chunk.1).await.remove(0).expect("an answer"))
         };
-        let found = holds.clone()(open(&bucket).await).await;
+        let found = holds(open(&bucket).await).await;
         assert!(found != (true, false), "sealed {sealed}: a node is there, and its chunk is not");
         bucket.rule(|_| Fate::Done);
         publish(&store).await;
