@@ -10,6 +10,9 @@
 //! filled; a put waits while there is no room. **What failed is kept**: a pack that could not be uploaded
 //! stays in memory and readable, and the next sync, or the next put that needs its room, tries again.
 //!
+//! Uploads end in any order, locators name packs in that of their sealing: what is live is a prefix of what was put, so a
+//! node is never there without what was put before it.
+//!
 //! An entry is *recent*, and found here, until a locator of this handle names it; so memory for entries is
 //! bounded, however many there are: a locator is written early if they become many.
 
@@ -66,8 +69,11 @@ struct State {
     sealed: u64,
     /// Uploads that have failed so far.
     failures: u64,
-    /// Entries of durable packs that no locator of ours names.
+    /// Entries of durable packs that no locator of ours names, all of them put before what is not durable.
     rows: Rows,
+    /// Those of durable packs that were sealed behind one that is not, by the number of their sealing: with a name they
+    /// could lead to what is not there.
+    behind: BTreeMap<u64, Rows>,
     /// Those of which a locator is being written, or could not be.
     naming: Option<Arc<Rows>>,
 }
@@ -111,8 +117,11 @@ impl Writer {
     /// An entry was found damaged in a durable pack: it may be put again.
     pub(super) fn forget(&self, key: &EntryKey, pack: PackId) {
         let mut state = self.state.lock();
-        if state.rows.get(key).is_some_and(|place| place.pack == pack) {
-            state.rows.remove(key);
+        let State { rows, behind, .. } = &mut *state;
+        for rows in std::iter::once(rows).chain(behind.values_mut()) {
+            if rows.get(key).is_some_and(|place| place.pack == pack) {
+                rows.remove(key);
+            }
         }
     }
 
@@ -153,6 +162,12 @@ impl Writer {
     fn seal_full(self: &Arc<Self>, state: &mut State) -> Result<()> {
         for kind in [ChunkKind::Data, ChunkKind::Node] {
             if state.flight.len() < self.uploads && !state.has_room(self, kind) {
+                // Nodes are sealed behind the chunks that were put before them.
+                if kind == ChunkKind::Node && state.data.count() > 0 {
+                    let id = PackId::random()?;
+                    let data = std::mem::take(&mut state.data);
+                    self.launch(state, SealedPack::seal(id, [data]));
+                }
                 let id = PackId::random()?;
                 let full = std::mem::take(state.section(kind));
                 self.launch(state, SealedPack::seal(id, [full]));
@@ -301,8 +316,19 @@ impl State {
     }
 
     fn placed(&self, key: &EntryKey) -> Option<Placement> {
+        let behind = || self.behind.values().find_map(|rows| rows.get(key));
         let naming = || self.naming.as_ref()?.get(key);
-        self.rows.get(key).or_else(naming).copied()
+        self.rows.get(key).or_else(behind).or_else(naming).copied()
+    }
+
+    /// Lets what is durable be named, as far as all that was sealed before it is, too.
+    fn catch_up(&mut self) {
+        let first = self.flight.keys().next().copied();
+        while let Some(next) = self.behind.first_entry()
+            && first.is_none_or(|first| *next.key() < first)
+        {
+            self.rows.extend(next.remove());
+        }
     }
 
     fn failure(&self) -> Option<Error> {
@@ -348,7 +374,9 @@ impl Drop for Upload {
             Ok(()) => {
                 if let Some(Flight { pack, .. }) = state.flight.remove(&self.number) {
                     let rows = pack.contents.entries().iter();
-                    state.rows.extend(rows.map(|entry| (entry.key, pack.placement(entry))));
+                    let rows = rows.map(|entry| (entry.key, pack.placement(entry))).collect();
+                    state.behind.insert(self.number, rows);
+                    state.catch_up();
                 }
             }
             Err(error) => {

@@ -2,7 +2,13 @@
 
 use std::collections::HashMap;
 
-use gabion_store_core::{ChunkId, ChunkKind, ChunkStore as _, IndexStore as _, testing::Rng};
+use gabion_store_core::{
+    ChunkId, ChunkKind, ChunkStore as _, IndexStore as _,
+    clock::Timestamp,
+    format::catalog::{Catalog, Replaced},
+    testing::Rng,
+    types::LocatorId,
+};
 
 use super::{
     bucket::{Bucket, Fate},
@@ -70,5 +76,26 @@ async fn a_merge_that_fails_harms_no_publish() {
     store.settle().await;
     assert!(count(store.clone()).await <= 16);
     let ids: Vec<_> = (0..=20).map(|seed| chunk(seed, 500).0).collect();
+    assert!(open(&bucket).await.get(DATA, &ids).await.iter().all(Result::is_ok));
+}
+
+/// A store that has lived long without a collection goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_list_of_what_was_replaced_ends_no_merging() {
+    let bucket = Bucket::new();
+    let store = init(&bucket, packs_of(1 << 20)).await;
+    let mut full = store.read_catalog().await.expect("the catalog");
+    let old = |n: usize| LocatorId::from_bytes((n as u128).to_le_bytes());
+    let old = (0..Catalog::MAX_LIST).map(|n| Replaced::Locator(old(n), Timestamp(1)));
+    full.value.replaced = old.collect();
+    store.write_catalog(&full.value, &full.version).await.expect("the catalog");
+    for seed in 0..20 {
+        store.put(DATA, vec![chunk(seed, 500)]).await.expect("put");
+        publish(&store).await;
+        store.settle().await;
+    }
+    let locators = store.read_catalog().await.expect("the catalog").value.locators;
+    assert!(locators.len() <= 16, "{}", locators.len());
+    let ids: Vec<_> = (0..20).map(|seed| chunk(seed, 500).0).collect();
     assert!(open(&bucket).await.get(DATA, &ids).await.iter().all(Result::is_ok));
 }

@@ -12,6 +12,8 @@ use super::{
     bucket::{Bucket, Fate, Request},
     support::{Disk, chunk, import_disk, init, open, packs_of, publish},
 };
+use crate::store::{RemoteOptions, RemoteStore};
+
 const DATA: ChunkKind = ChunkKind::Data;
 
 fn is_pack(request: &Request) -> bool {
@@ -48,6 +50,52 @@ async fn a_locator_is_offered_until_the_catalog_names_it() {
     assert_eq!((both.len(), both[0]), (2, first[0]), "the publish that followed the first sync failed");
     publish(&store).await;
     assert_eq!(store.sync().await.expect("sync").locators, []);
+}
+
+/// What is put during a sync may be durable before what was put earlier: a catalog must not tell of a node whose chunks
+/// are not there, since who finds it takes all below it to be there.
+#[tokio::test]
+async fn a_sync_names_no_node_before_its_chunks() {
+    for sealed in [false, true] {
+        let bucket = Bucket::new();
+        let store = init(&bucket, RemoteOptions { uploads: 4, ..packs_of(4 << 10) }).await;
+        let mut packs = 0;
+        bucket.rule(move |request| {
+            packs += u32::from(is_pack(request));
+            match packs {
+                1 if is_pack(request) => Fate::Held,
+                2 if is_pack(request) && sealed => Fate::Refused,
+                _ => Fate::Done,
+            }
+        });
+        store.put(DATA, vec![chunk(1, 1000)]).await.expect("put");
+        let publishing = tokio::spawn({
+            let store = store.clone();
+            async move { publish(&store).await }
+        });
+        let others_go_on = || async {
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        others_go_on().await;
+        let (below, above) = (chunk(2, if sealed { 5000 } else { 1000 }), chunk(3, 5000));
+        store.put(DATA, vec![below.clone()]).await.expect("put");
+        store.put(ChunkKind::Node, vec![above.clone()]).await.expect("put");
+        others_go_on().await;
+        bucket.open_gate();
+        publishing.await.expect("it publishes");
+        let holds = |store: RemoteStore| async move {
+            let [node, chunk] = [(ChunkKind::Node, above.0), (DATA, below.0)].map(|(kind, id)| (kind, [id]));
+            let node = store.holds(node.0, &node.1).await.remove(0).expect("an answer");
+            (node, store.holds(chunk.0, &chunk.1).await.remove(0).expect("an answer"))
+        };
+        let found = holds(open(&bucket).await).await;
+        assert!(found != (true, false), "sealed {sealed}: a node is there, and its chunk is not");
+        bucket.rule(|_| Fate::Done);
+        publish(&store).await;
+        assert_eq!(holds(open(&bucket).await).await, (true, true));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
