@@ -103,8 +103,16 @@ impl Packs {
     fn read_span(&self, pack: PackId, span: Range<u64>) -> Result<Bytes> {
         let mut bytes = vec![0; (span.end - span.start) as usize];
         let file = self.file(pack)?;
-        file.read_exact_at(&mut bytes, span.start)
-            .map_err(|e| self.folder.error("reading", &layout::pack_key(&pack), e))?;
+        file.read_exact_at(&mut bytes, span.start).map_err(|e| {
+            let is_lost = e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+            let error = self.folder.error("reading", &layout::pack_key(&pack), e);
+            // A bad sector: the disk won't have it later either, but another store may.
+            if is_lost {
+                Error::with_source(ErrorKind::Corrupt, "the disk can't read it", error)
+            } else {
+                error
+            }
+        })?;
         Ok(bytes.into())
     }
 }

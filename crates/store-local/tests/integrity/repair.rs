@@ -10,7 +10,7 @@ use gabion_store_core::{
     testing::{FixedClock, Rng},
 };
 use gabion_store_local::{
-    fs::{FaultFs, Fs, FsFault, MemFs, On},
+    fs::{FaultFs, Fs, FsFault, FsOp, MemFs, On},
     overlay::LocalOverlay,
     store::{LocalStore, RepairOptions, RepairReport},
 };
@@ -221,6 +221,24 @@ async fn no_image_is_dropped_silently() {
 }
 
 /// A store that is damaged answers with what another one has, and is whole afterwards.
+/// A sector that the disk can't read is damage like any other. Row 11.
+#[tokio::test]
+async fn reads_of_bad_sectors_heal_from_a_store_farther_away() {
+    let (fs, other) = (MemFs::new(), MemFs::new());
+    make_store(&fs, STORE).await;
+    make_store(&other, STORE).await;
+    let faults = FaultFs::new(Arc::new(fs.clone()));
+    let near = LocalStore::open(Arc::new(faults.clone()), Path::new(STORE)).unwrap();
+    faults.fail(On::op(FsOp::Read).path("/packs/").always(), FsFault::EIO);
+    let lone = near.clone().into_store();
+    for (image, disk) in images() {
+        assert_eq!(content(&lone, &image).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        let healing = Healing::new(Arc::new(near.clone()), Arc::new(open(&other, STORE).unwrap()));
+        let store = Store { chunks: Arc::new(healing), index: Arc::new(near.clone()) };
+        assert!(content(&store, &image).await.unwrap() == disk, "image '{image}'");
+    }
+}
+
 #[tokio::test]
 async fn reads_heal_from_a_store_farther_away() {
     let other = MemFs::new();
