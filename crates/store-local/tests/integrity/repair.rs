@@ -220,7 +220,6 @@ async fn no_image_is_dropped_silently() {
     assert!(local.list_images().await.unwrap().iter().all(Result::is_err));
 }
 
-/// A store that is damaged answers with what another one has, and is whole afterwards.
 /// A sector that the disk can't read is damage like any other. Row 11.
 #[tokio::test]
 async fn reads_of_bad_sectors_heal_from_a_store_farther_away() {
@@ -239,6 +238,7 @@ async fn reads_of_bad_sectors_heal_from_a_store_farther_away() {
     }
 }
 
+/// A store that is damaged answers with what another one has, and is whole afterwards.
 #[tokio::test]
 async fn reads_heal_from_a_store_farther_away() {
     let other = MemFs::new();
