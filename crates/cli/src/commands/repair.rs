@@ -94,8 +94,10 @@ pub(super) async fn repair(
     });
     let damage: Vec<_> =
         left.damage.iter().map(|damage| format!("{}: {}", subject(damage), damage.error.report())).collect();
-    output
-        .result(&json!({ "ok": whole, "done": report.done, "lost": report.lost, "damage": damage, "unasked": unasked }), &text)?;
+    let result = json!({
+        "ok": whole, "done": report.done, "lost": report.lost, "damage": damage, "unasked": unasked,
+    });
+    output.result(&result, &text)?;
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::from(exit::DAMAGE) })
 }
 

@@ -44,16 +44,6 @@ async fn damaged_store(damage: impl Fn(&str, &mut Vec<u8>) -> bool) -> MemFs {
     fs
 }
 
-async fn assert_whole(fs: &MemFs, what: &str) {
-    let local = open(fs, STORE).unwrap();
-    let damage = check_all(&local, Depth::Hashes).await.unwrap();
-    assert!(damage.is_empty(), "{what}: {damage:?}");
-    let store = local.into_store();
-    for (image, disk) in images() {
-        assert!(content(&store, &image).await.unwrap() == disk, "{what}: image '{image}'");
-    }
-}
-
 type Change = fn(&str, &mut Vec<u8>) -> bool;
 
 fn gone(path: &str, part: &str, bytes: &mut Vec<u8>) -> bool {

@@ -112,6 +112,17 @@ pub(crate) async fn check_all(local: &LocalStore, depth: Depth) -> Result<Vec<Da
     Ok(report.damage.into_iter().chain(files.damage).collect())
 }
 
+/// Asserts that nothing is damaged, and that the images are what they were.
+pub(crate) async fn assert_whole(fs: &MemFs, what: &str) {
+    let local = open(fs, STORE).unwrap();
+    let damage = check_all(&local, Depth::Hashes).await.unwrap();
+    assert!(damage.is_empty(), "{what}: {damage:?}");
+    let store = local.into_store();
+    for (image, disk) in images() {
+        assert!(content(&store, &image).await.unwrap() == disk, "{what}: image '{image}'");
+    }
+}
+
 /// Whether an error names what it is about: a file, an image, or an entry by its id.
 pub(crate) fn names_something(error: &Error) -> bool {
     let text = error.report();

@@ -58,16 +58,6 @@ fn entries(count: usize, seed: u64) -> Vec<(ChunkId, Bytes)> {
     bytes.map(|bytes| (id_of(KIND, &bytes), bytes)).collect()
 }
 
-async fn assert_whole(fs: &MemFs, what: &str) {
-    let local = open(fs, STORE).unwrap();
-    let damage = check_all(&local, Depth::Hashes).await.unwrap();
-    assert!(damage.is_empty(), "{what}: {damage:?}");
-    let store = local.into_store();
-    for (image, disk) in images() {
-        assert!(content(&store, &image).await.unwrap() == disk, "{what}: image '{image}'");
-    }
-}
-
 async fn newest(fs: &MemFs, image: &str) -> CheckpointId {
     let record = open(fs, STORE).unwrap().read_image(&name(image)).await.unwrap().unwrap();
     record.value.history[0].checkpoint

@@ -177,12 +177,11 @@ async fn entries_travel_encoded() {
     assert!(f.store.get_range(KIND, &id, 29_990, 11).await.is_err());
 }
 
-#[tokio::test]
-async fn locators_are_merged_and_lose_nothing() {
-    let f = Fixture::new();
+/// Syncs so many times, after some entries each, and merges what comes of it. Gives the catalog and all entries.
+async fn merged(f: &Fixture, syncs: u64, each: u64) -> (Catalog, Vec<(gabion_store_core::ChunkId, Bytes)>) {
     let mut all = Vec::new();
-    for n in 0..40 {
-        let some = entries(100 + n, 3, 50);
+    for n in 0..syncs {
+        let some = entries(100 + n, each, 50);
         f.store.put(KIND, some.clone()).await.unwrap();
         f.store.sync().await.unwrap();
         all.extend(some);
@@ -190,7 +189,13 @@ async fn locators_are_merged_and_lose_nothing() {
     // Whatever runs in the background ends; then this does the rest.
     drop(f.store.0.merging.lock());
     f.store.0.merge_locators();
-    let catalog = f.store.read_catalog().await.unwrap().value;
+    (f.store.read_catalog().await.unwrap().value, all)
+}
+
+#[tokio::test]
+async fn locators_are_merged_and_lose_nothing() {
+    let f = Fixture::new();
+    let (catalog, all) = merged(&f, 40, 3).await;
     assert!(catalog.locators.len() <= 14, "{}", catalog.locators.len());
     assert_eq!(catalog.locators.iter().map(|locator| locator.entries).sum::<u64>(), 120);
     assert!(!catalog.replaced.is_empty());
@@ -207,16 +212,7 @@ async fn locators_are_merged_however_many_were_before() {
     let old = (0..Catalog::MAX_LIST).map(|n| Replaced::Locator(old(n), Timestamp(1)));
     full.value.replaced = old.collect();
     f.store.write_catalog(&full.value, &full.version).await.unwrap();
-    let mut all = Vec::new();
-    for n in 0..20 {
-        let some = entries(100 + n, 1, 50);
-        f.store.put(KIND, some.clone()).await.unwrap();
-        f.store.sync().await.unwrap();
-        all.extend(some);
-    }
-    drop(f.store.0.merging.lock());
-    f.store.0.merge_locators();
-    let catalog = f.store.read_catalog().await.unwrap().value;
+    let (catalog, all) = merged(&f, 20, 1).await;
     assert!(catalog.locators.len() < 10, "{}", catalog.locators.len());
     assert_holds(&f.other(), &all).await;
 }
